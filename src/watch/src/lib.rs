@@ -1,0 +1,12 @@
+//! The contract between a node agent and the server processes of its node: the plain types of the watch stream, and
+//! the client that obeys them.
+//!
+//! A server asks the local socket `node.sock` (HTTP/1.1, JSON) for its orders: until when it may act, in which
+//! session, which shards it owns, where the database is. Silence past the deadline means stop.
+//! Invariant: nothing here knows Raft, SQL or monitoring rules; both sides may use it without knowing each other.
+
+mod clock;
+mod types;
+
+pub use clock::boottime_ms;
+pub use types::*;

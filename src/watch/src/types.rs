@@ -1,0 +1,206 @@
+//! Plain types of `node.sock`. Every body carries [`VERSION`].
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of every body on `node.sock`; a peer with another one is refused with both numbers named.
+pub const VERSION: u32 = 1;
+
+/// Number of shards: the first 12 bits of MD5(agent name).
+pub const SHARDS: usize = 4096;
+
+/// Id of a node: the Raft log index of the entry that admitted it; never used again.
+pub type NodeId = u64;
+
+/// What a server process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Takes agents' files and keeps the spool.
+    TentacleServer,
+    /// Turns spooled files into samples; runs the singleton jobs.
+    DataServer,
+    /// Runs network checks.
+    NetworkServer,
+    /// Web pages and the API.
+    Console,
+}
+
+impl Role {
+    /// All roles, in start order.
+    pub const ALL: [Role; 4] = [Role::TentacleServer, Role::DataServer, Role::NetworkServer, Role::Console];
+    /// Name as on the command line, in fence rows and in status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::TentacleServer => "tentacle-server",
+            Role::DataServer => "data-server",
+            Role::NetworkServer => "network-server",
+            Role::Console => "console",
+        }
+    }
+}
+
+/// `POST /v1/hello`: a process registers; the answer is its [`Welcome`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub version: u32,
+    pub role: Role,
+    pub pid: u32,
+    /// Set when the process registers again after its node agent restarted: it keeps its incarnation.
+    pub incarnation: Option<u64>,
+}
+
+/// Answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    pub version: u32,
+    pub cluster: String,
+    pub generation: u64,
+    pub node: NodeId,
+    pub name: String,
+    /// Counter kept on the node's disk, raised at each start of a process.
+    pub incarnation: u64,
+}
+
+/// One line of `GET /v1/watch?role=R&incarnation=I` (newline-delimited JSON). The first line carries the map;
+/// later ones only when it changed. A line comes at each lease renewal and at each change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
+    pub version: u32,
+    pub lease: Lease,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<Map>,
+}
+
+/// The right to act.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Session of this node; a write with another one is refused by the fence.
+    pub session: u64,
+    /// `CLOCK_BOOTTIME` in milliseconds until which probes may leave and transactions may commit; 0 = no lease.
+    pub until_boot_ms: i64,
+    /// Cluster time in Unix milliseconds = `CLOCK_BOOTTIME` milliseconds + this.
+    pub cluster_offset_ms: i64,
+    /// Raft term and master as this node knows them.
+    pub term: u64,
+    pub master: Option<NodeId>,
+}
+
+/// Who is there, who owns what, where the database is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Map {
+    /// Grows with every change (the Raft index it was made from).
+    pub revision: u64,
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Owner and epoch of each of the [`SHARDS`]; owner 0 = none.
+    pub shards: Vec<Owner>,
+    /// Planned moves under way.
+    pub moves: Vec<Move>,
+    pub database: Option<Database>,
+    /// Singleton jobs by name.
+    pub jobs: BTreeMap<String, Job>,
+    /// Raised by every change of cluster-wide settings.
+    pub config_revision: u64,
+}
+
+/// A node as its peers' servers see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub session: u64,
+    /// Not declared dead, not removed.
+    pub live: bool,
+    /// Address (`host:port`) of its spool port (mTLS, between nodes); empty = none.
+    pub spool_address: String,
+    /// SHA-256 of its public key (SPKI), hex: the pin of every connection to it.
+    pub spki: String,
+}
+
+/// Owner of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub node: NodeId,
+    pub epoch: u64,
+}
+
+/// A planned move: `from` stops, flushes and acknowledges; then `to` owns the shard with `epoch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    pub shard: u16,
+    pub from: NodeId,
+    pub to: NodeId,
+    /// The epoch that `to` will own; an acknowledgement names it.
+    pub epoch: u64,
+}
+
+/// Where the database is and how to get in.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Database {
+    /// Pools close all connections when this moves.
+    pub epoch: u64,
+    /// `mysql://…` without credentials, `?socket=/path` for a unix socket.
+    pub url: String,
+    /// Account of this node and role.
+    pub user: String,
+    pub password: String,
+    /// `endpoint` (one database outside the nodes) or, later, `managed`.
+    pub mode: String,
+    /// True once the schema is there and the accounts are made.
+    pub ready: bool,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database")
+            .field("epoch", &self.epoch)
+            .field("url", &self.url)
+            .field("user", &self.user)
+            .field("mode", &self.mode)
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A singleton job: the data server of `node` runs it, under fence row `job/<name>` with `epoch` as its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    pub node: NodeId,
+    pub epoch: u64,
+}
+
+/// `POST /v1/heartbeat`, every 500 ms: two seconds without one and the node agent kills the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub version: u32,
+    pub role: Option<Role>,
+    pub incarnation: u64,
+    /// Must grow while there is work: a loop that stands still shows here.
+    pub progress: u64,
+    /// Empty = fit; else what is wrong (database path, spool disk). Three seconds of it move the node's shards away.
+    pub unfit: String,
+    /// Cluster time in Unix milliseconds of the last transaction that stored results, 0 = none yet, with the epoch's
+    /// map revision it was stored under: the failover timeline is measured with it.
+    pub stored_ms: i64,
+    pub stored_revision: u64,
+    /// Load of owned shards (checks a second), largest first, at most 256 entries; sent every 30 s, else empty.
+    #[serde(default)]
+    pub load: Vec<(u16, f32)>,
+}
+
+/// `POST /v1/released`: this server has stopped, flushed and forgotten these shards for these epochs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Released {
+    pub version: u32,
+    pub role: Role,
+    pub incarnation: u64,
+    /// (shard, epoch of the move).
+    pub shards: Vec<(u16, u64)>,
+}
+
+/// Body of every refusal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub version: u32,
+    /// What happened, why, and what to do now.
+    pub error: String,
+}
