@@ -49,7 +49,8 @@ const HOMES: &[(&str, &str)] = &[
 fn no_arrow_turns() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut manifests = vec![root.join("cluster/Cargo.toml"), root.join("tests/Cargo.toml")];
-    manifests.extend(std::fs::read_dir(root.join("src")).unwrap().map(|e| e.unwrap().path().join("Cargo.toml")));
+    manifests
+        .extend(std::fs::read_dir(root.join("src")).unwrap().map(|e| e.unwrap().path().join("Cargo.toml")));
     let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
     for path in manifests {
         let manifest: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();

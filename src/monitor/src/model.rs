@@ -41,7 +41,9 @@ pub enum Status {
 impl Status {
     /// By number as stored.
     pub fn from_number(number: u8) -> Option<Status> {
-        [Status::Normal, Status::Critical, Status::Warning, Status::Unknown, Status::NotInit].into_iter().find(|s| *s as u8 == number)
+        [Status::Normal, Status::Critical, Status::Warning, Status::Unknown, Status::NotInit]
+            .into_iter()
+            .find(|s| *s as u8 == number)
     }
     /// The word people see.
     pub fn word(self) -> &'static str {
