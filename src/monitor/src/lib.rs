@@ -11,4 +11,4 @@ mod shard;
 
 pub use kind::{Kind, ModuleType};
 pub use model::*;
-pub use shard::{SHARDS, Shard};
+pub use shard::{SHARDS, Shard, data_file_prefix};
