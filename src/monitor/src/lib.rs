@@ -5,10 +5,24 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod clean;
+pub mod cron;
+mod event;
+mod flip_flop;
+mod judge;
 mod kind;
 mod model;
+mod process;
+mod rollup;
+pub mod schedule;
+mod settings;
 mod shard;
 
+pub use clean::{five_decimals, parse_number};
+pub use judge::status_from_word;
 pub use kind::{Kind, ModuleType};
 pub use model::*;
+pub use process::{Outcome, detect_unknown, interval_of, process, process_error};
+pub use rollup::{Counts, Shown};
+pub use settings::{Context, Settings};
 pub use shard::{SHARDS, Shard, data_file_prefix};
