@@ -5,8 +5,17 @@
 //! session, which shards it owns, where the database is. Silence past the deadline means stop.
 //! Invariant: nothing here knows Raft, SQL or monitoring rules; both sides may use it without knowing each other.
 
+mod client;
 mod clock;
+mod gate;
+mod heartbeat;
+mod http;
 mod types;
 
+pub use client::Link;
 pub use clock::boottime_ms;
+pub use gate::Gate;
+pub use heartbeat::Progress;
+pub use http::{LinkError, request};
+pub use hyper::Method;
 pub use types::*;

@@ -103,6 +103,24 @@ pub struct Map {
     pub config_revision: u64,
 }
 
+impl Map {
+    /// Shards (with their epochs) that `node` owns and is not giving away.
+    pub fn owned(&self, node: NodeId) -> Vec<(u16, u64)> {
+        let leaving: std::collections::BTreeSet<u16> =
+            self.moves.iter().filter(|m| m.from == node).map(|m| m.shard).collect();
+        (0u16..)
+            .zip(&self.shards)
+            .filter(|(shard, owner)| owner.node == node && node != 0 && !leaving.contains(shard))
+            .map(|(shard, owner)| (shard, owner.epoch))
+            .collect()
+    }
+
+    /// Shards that `node` has to stop, flush and acknowledge, with the epochs of their moves.
+    pub fn releasing(&self, node: NodeId) -> Vec<(u16, u64)> {
+        self.moves.iter().filter(|m| m.from == node).map(|m| (m.shard, m.epoch)).collect()
+    }
+}
+
 /// A node as its peers' servers see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -195,6 +213,16 @@ pub struct Released {
     pub incarnation: u64,
     /// (shard, epoch of the move).
     pub shards: Vec<(u16, u64)>,
+}
+
+/// `POST /v1/event`: something that an operator should see (logged by the node agent, shown in its status).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub version: u32,
+    pub role: Role,
+    pub incarnation: u64,
+    pub kind: String,
+    pub text: String,
 }
 
 /// Body of every refusal.
