@@ -5,5 +5,9 @@
 
 #![warn(missing_docs)]
 
+pub mod client;
+mod peer;
 pub mod protocol;
+pub mod server;
 pub mod spool;
+mod tls;
