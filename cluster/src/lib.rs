@@ -1,4 +1,3 @@
-
 //! The cluster: one Raft group that says who may act, in which session, on which shards.
 //!
 //! `state`, `plan`, `lease` and `leader` are pure (no clock, no I/O, no hashing order): the node agent feeds them times

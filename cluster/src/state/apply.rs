@@ -1,8 +1,8 @@
 //! Applying a command: pure, deterministic, total.
 
 use super::{
-    Applied, AuditLine, ClusterState, Command, Hold, JoinCode, MAX_AUDIT, MAX_FAILOVERS, MAX_JOINS, MAX_NODES,
-    MAX_TEXT, Node, NodeState, Refused, Secret, Shard,
+    Applied, AuditLine, ClusterState, Command, Hold, JoinCode, MAX_AUDIT, MAX_FAILOVERS, MAX_JOINS,
+    MAX_NODES, MAX_TEXT, Node, NodeState, Refused, Secret, Shard,
 };
 use elpis_watch::{Database, Job, NodeId};
 
@@ -31,7 +31,10 @@ impl ClusterState {
         let outcome = self.apply_one(index, command)?;
         let silent = matches!(
             command,
-            Command::Audit { .. } | Command::OpenJoin { .. } | Command::BurnJoin { .. } | Command::FailoverSeen(_)
+            Command::Audit { .. }
+                | Command::OpenJoin { .. }
+                | Command::BurnJoin { .. }
+                | Command::FailoverSeen(_)
         );
         if !silent && !matches!(outcome, Applied::Unchanged | Applied::Shards(0)) {
             self.revision = index;
@@ -42,8 +45,8 @@ impl ClusterState {
     fn apply_one(&mut self, index: u64, command: &Command) -> Outcome {
         match command {
             Command::InitCluster { uuid, name } => self.init(uuid, name),
-            Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version } => {
-                self.admit(index, {
+            Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version } => self
+                .admit(index, {
                     Node {
                         uuid: uuid.clone(),
                         name: name.clone(),
@@ -58,8 +61,7 @@ impl ClusterState {
                         up_index: 0,
                         hold: Hold::default(),
                     }
-                })
-            }
+                }),
             Command::UpdateNode { node, address, spool_address, console_address, version } => {
                 let node = self.member(*node)?;
                 let before = node.clone();
@@ -139,12 +141,17 @@ impl ClusterState {
             Command::OpenJoin { code, verifier, expires_ms, tries } => {
                 // The oldest by expiry makes room: a code is a convenience, not a promise.
                 while self.joins.len() >= MAX_JOINS && !self.joins.contains_key(code) {
-                    let oldest = self.joins.iter().min_by_key(|(_, join)| join.expires_ms).map(|(code, _)| code.clone());
+                    let oldest = self
+                        .joins
+                        .iter()
+                        .min_by_key(|(_, join)| join.expires_ms)
+                        .map(|(code, _)| code.clone());
                     if let Some(oldest) = oldest {
                         self.joins.remove(&oldest);
                     }
                 }
-                let join = JoinCode { verifier: Secret(verifier.clone()), expires_ms: *expires_ms, tries: *tries };
+                let join =
+                    JoinCode { verifier: Secret(verifier.clone()), expires_ms: *expires_ms, tries: *tries };
                 self.joins.insert(code.clone(), join);
                 Ok(Applied::Done)
             }
@@ -250,7 +257,11 @@ impl ClusterState {
     }
 
     fn assign(&mut self, shards: &[(u16, NodeId)]) -> Applied {
-        self.each(shards, |state, shard, to| !state.live(shard.owner) && state.live(to), |shard, to| shard.give(to))
+        self.each(
+            shards,
+            |state, shard, to| !state.live(shard.owner) && state.live(to),
+            |shard, to| shard.give(to),
+        )
     }
 
     fn release(&mut self, shards: &[(u16, NodeId)]) -> Applied {

@@ -36,7 +36,13 @@ pub enum Command {
         version: String,
     },
     /// New addresses or version of a node; an empty string leaves what is there.
-    UpdateNode { node: NodeId, address: String, spool_address: String, console_address: String, version: String },
+    UpdateNode {
+        node: NodeId,
+        address: String,
+        spool_address: String,
+        console_address: String,
+        version: String,
+    },
     /// Declares the lease of this session of the node over: the session grows, the node is down.
     LeaseOver {
         node: NodeId,
@@ -155,13 +161,19 @@ pub enum Refused {
     AlreadyInitialised(String),
     #[error("node {0} is not a member; list the members with `elpis cluster status`")]
     UnknownNode(NodeId),
-    #[error("node {0} was removed; a removed node joins again under a new id after its data folder is emptied")]
+    #[error(
+        "node {0} was removed; a removed node joins again under a new id after its data folder is emptied"
+    )]
     Removed(NodeId),
     #[error("the name {0} belongs to another node; choose another name or remove that node first")]
     NameTaken(String),
-    #[error("the key or the uuid of the node belongs to node {0}; every node makes its own, do not copy data folders")]
+    #[error(
+        "the key or the uuid of the node belongs to node {0}; every node makes its own, do not copy data folders"
+    )]
     IdentityTaken(NodeId),
-    #[error("the entry is for session {given} of node {node}, which is in session {current}; it came too late")]
+    #[error(
+        "the entry is for session {given} of node {node}, which is in session {current}; it came too late"
+    )]
     StaleSession { node: NodeId, given: u64, current: u64 },
     #[error("node {0} lives and owns shards or jobs; drain it first, then remove it")]
     StillOwns(NodeId),
@@ -169,7 +181,9 @@ pub enum Refused {
     NotLive(NodeId),
     #[error("the cluster has {0} nodes, the most this version carries; remove one first")]
     TooManyNodes(usize),
-    #[error("no open join code {0}: it expired, was used or had too many wrong tries; make a new one with add-node")]
+    #[error(
+        "no open join code {0}: it expired, was used or had too many wrong tries; make a new one with add-node"
+    )]
     NoSuchCode(String),
     #[error("{0} is longer than the state may carry; shorten it")]
     TooLong(String),

@@ -113,7 +113,9 @@ fn a_node_that_lives_and_owns_cannot_be_removed_and_its_name_is_free_afterwards(
     let (mut state, at) = three();
     state.apply(at, &Command::Assign { shards: vec![(1, 2)] }).unwrap();
     assert_eq!(state.apply(at + 1, &Command::Remove { node: 2 }), Err(Refused::StillOwns(2)));
-    state.apply(at + 2, &Command::LeaseOver { node: 2, session: 1, at_ms: 0, reason: String::new() }).unwrap();
+    state
+        .apply(at + 2, &Command::LeaseOver { node: 2, session: 1, at_ms: 0, reason: String::new() })
+        .unwrap();
     state.apply(at + 3, &Command::Remove { node: 2 }).unwrap();
     assert!(!state.map().nodes.contains_key(&2));
     assert_eq!(state.apply(at + 4, &Command::NodeUp { node: 2, session: 3 }), Err(Refused::Removed(2)));
@@ -130,7 +132,8 @@ fn the_database_epoch_grows_with_the_way_in_not_with_ready() {
         mode: "endpoint".into(),
         ready,
     };
-    for (n, (url, ready, epoch)) in [("a", false, 1), ("a", true, 1), ("b", true, 2)].into_iter().enumerate() {
+    for (n, (url, ready, epoch)) in [("a", false, 1), ("a", true, 1), ("b", true, 2)].into_iter().enumerate()
+    {
         state.apply(at + n as u64, &set(url, ready)).unwrap();
         assert_eq!(state.database.as_ref().map(|database| database.epoch), Some(epoch));
     }
@@ -143,13 +146,20 @@ fn lists_are_bounded() {
     for n in 0..600 {
         let n = at + n;
         state.apply(n, &Command::Audit { at_ms: 0, who: "w".into(), what: "x".into() }).unwrap();
-        let join =
-            Command::OpenJoin { code: n.to_string(), verifier: String::new(), expires_ms: n.cast_signed(), tries: 3 };
+        let join = Command::OpenJoin {
+            code: n.to_string(),
+            verifier: String::new(),
+            expires_ms: n.cast_signed(),
+            tries: 3,
+        };
         state.apply(n, &join).unwrap();
         let seen = Failover { node: 2, at_ms: n.cast_signed(), ..Failover::default() };
         state.apply(n, &Command::FailoverSeen(seen)).unwrap();
     }
-    assert_eq!((state.audit.len(), state.joins.len(), state.failovers.len()), (MAX_AUDIT, MAX_JOINS, MAX_FAILOVERS));
+    assert_eq!(
+        (state.audit.len(), state.joins.len(), state.failovers.len()),
+        (MAX_AUDIT, MAX_JOINS, MAX_FAILOVERS)
+    );
     let long = Command::Audit { at_ms: 0, who: "w".repeat(MAX_TEXT + 1), what: String::new() };
     assert!(matches!(state.apply(9999, &long), Err(Refused::TooLong(_))));
 }
@@ -171,22 +181,20 @@ mod random {
         let node = 1u64..8;
         let shards = prop::collection::vec((0u16..6, 1u64..8), 1..6);
         let epochs = prop::collection::vec((0u16..6, 1u64..12), 1..6);
-        let one = prop_oneof![
-            (node.clone(), 1u64..6).prop_map(|(node, session)| Command::NodeUp { node, session }),
-            (node.clone(), 1u64..6, 0i64..200_000).prop_map(|(node, session, at_ms)| Command::LeaseOver {
-                node,
-                session,
-                at_ms,
-                reason: String::new()
-            }),
-            shards.clone().prop_map(|shards| Command::Assign { shards }),
-            shards.prop_map(|shards| Command::Release { shards }),
-            epochs.clone().prop_map(|shards| Command::CompleteMoves { shards }),
-            epochs.prop_map(|shards| Command::AbortMoves { shards, reason: String::new() }),
-            node.clone().prop_map(|node| Command::Drain { node }),
-            node.clone().prop_map(|node| Command::Remove { node }),
-            (node, "[ab]").prop_map(|(node, name)| Command::SetJob { name, node }),
-        ];
+        let one =
+            prop_oneof![
+                (node.clone(), 1u64..6).prop_map(|(node, session)| Command::NodeUp { node, session }),
+                (node.clone(), 1u64..6, 0i64..200_000).prop_map(|(node, session, at_ms)| {
+                    Command::LeaseOver { node, session, at_ms, reason: String::new() }
+                }),
+                shards.clone().prop_map(|shards| Command::Assign { shards }),
+                shards.prop_map(|shards| Command::Release { shards }),
+                epochs.clone().prop_map(|shards| Command::CompleteMoves { shards }),
+                epochs.prop_map(|shards| Command::AbortMoves { shards, reason: String::new() }),
+                node.clone().prop_map(|node| Command::Drain { node }),
+                node.clone().prop_map(|node| Command::Remove { node }),
+                (node, "[ab]").prop_map(|(node, name)| Command::SetJob { name, node }),
+            ];
         prop_oneof![4 => one.clone(), 1 => prop::collection::vec(one, 1..4).prop_map(Command::Batch)]
     }
 
