@@ -1,7 +1,14 @@
 //! The cluster: one Raft group that says who may act, in which session, on which shards.
 //!
-//! `state`, `plan`, `lease` and `leader` are pure (no clock, no I/O, no hashing order): the node agent feeds them times
-//! and messages and does what they return. Everything else is glue around openraft and sockets.
+//! `state` is pure (no clock, no I/O, no hashing order). Everything else here is glue around openraft and sockets.
 
+pub mod identity;
+pub mod log_store;
+pub mod network;
 pub mod planted;
+pub mod raft_node;
 pub mod state;
+pub mod state_machine;
+pub mod tls;
+pub mod types;
+pub mod words;

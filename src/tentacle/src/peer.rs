@@ -136,11 +136,14 @@ pub(crate) async fn read<T: DeserializeOwned>(
     Ok((message.body, bytes.split_off(end + 1)))
 }
 
+/// Idle connections by node and pin.
+type Idle = HashMap<(NodeId, String), Vec<TlsStream<TcpStream>>>;
+
 /// Connections to the other nodes.
 #[derive(Debug)]
 pub(crate) struct Peers {
     key: NodeKey,
-    idle: Mutex<HashMap<(NodeId, String), Vec<TlsStream<TcpStream>>>>,
+    idle: Mutex<Idle>,
 }
 
 impl Peers {

@@ -30,7 +30,7 @@ pub enum TlsError {
     Rustls(#[from] Error),
 }
 
-fn file_error(path: &Path, why: impl ToString) -> TlsError {
+fn file_error(path: &Path, why: &dyn std::fmt::Display) -> TlsError {
     TlsError::File { path: path.to_owned(), why: why.to_string() }
 }
 
@@ -39,7 +39,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|e| file_error(path, e))
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|e| file_error(path, &e))
 }
 
 fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
@@ -53,13 +53,13 @@ fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
 /// Towards agents: TLS 1.2 and 1.3; with a CA their certificate is required.
 pub(crate) fn agents(cert: &Path, key: &Path, ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(cert)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file_error(key, e))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file_error(key, &e))?;
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match ca {
         None => builder.with_no_client_auth(),
         Some(ca) => {
             let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider());
-            builder.with_client_cert_verifier(verifier.build().map_err(|e| file_error(ca, e))?)
+            builder.with_client_cert_verifier(verifier.build().map_err(|e| file_error(ca, &e))?)
         }
     };
     Ok(Arc::new(builder.with_single_cert(chain, key)?))
@@ -86,12 +86,12 @@ pub(crate) struct NodeKey {
 impl NodeKey {
     /// From `node.key`, which the node agent made. The certificate only carries the key: it is made here.
     pub(crate) fn open(path: &Path) -> Result<NodeKey, TlsError> {
-        let pem = std::fs::read_to_string(path).map_err(|e| file_error(path, e))?;
-        let pair = rcgen::KeyPair::from_pem(&pem).map_err(|e| file_error(path, e))?;
+        let pem = std::fs::read_to_string(path).map_err(|e| file_error(path, &e))?;
+        let pair = rcgen::KeyPair::from_pem(&pem).map_err(|e| file_error(path, &e))?;
         let mut parameters =
-            rcgen::CertificateParams::new(vec!["elpis".to_owned()]).map_err(|e| file_error(path, e))?;
+            rcgen::CertificateParams::new(vec!["elpis".to_owned()]).map_err(|e| file_error(path, &e))?;
         parameters.not_after = rcgen::date_time_ymd(4096, 1, 1);
-        let certificate = parameters.self_signed(&pair).map_err(|e| file_error(path, e))?.der().clone();
+        let certificate = parameters.self_signed(&pair).map_err(|e| file_error(path, &e))?.der().clone();
         Ok(NodeKey { certificate, key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der())) })
     }
 

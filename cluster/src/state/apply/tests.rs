@@ -1,5 +1,4 @@
 use super::super::*;
-use super::*;
 
 fn admit(name: &str) -> Command {
     Command::AdmitNode {
@@ -181,20 +180,19 @@ mod random {
         let node = 1u64..8;
         let shards = prop::collection::vec((0u16..6, 1u64..8), 1..6);
         let epochs = prop::collection::vec((0u16..6, 1u64..12), 1..6);
-        let one =
-            prop_oneof![
-                (node.clone(), 1u64..6).prop_map(|(node, session)| Command::NodeUp { node, session }),
-                (node.clone(), 1u64..6, 0i64..200_000).prop_map(|(node, session, at_ms)| {
-                    Command::LeaseOver { node, session, at_ms, reason: String::new() }
-                }),
-                shards.clone().prop_map(|shards| Command::Assign { shards }),
-                shards.prop_map(|shards| Command::Release { shards }),
-                epochs.clone().prop_map(|shards| Command::CompleteMoves { shards }),
-                epochs.prop_map(|shards| Command::AbortMoves { shards, reason: String::new() }),
-                node.clone().prop_map(|node| Command::Drain { node }),
-                node.clone().prop_map(|node| Command::Remove { node }),
-                (node, "[ab]").prop_map(|(node, name)| Command::SetJob { name, node }),
-            ];
+        let one = prop_oneof![
+            (node.clone(), 1u64..6).prop_map(|(node, session)| Command::NodeUp { node, session }),
+            (node.clone(), 1u64..6, 0i64..200_000).prop_map(|(node, session, at_ms)| {
+                Command::LeaseOver { node, session, at_ms, reason: String::new() }
+            }),
+            shards.clone().prop_map(|shards| Command::Assign { shards }),
+            shards.prop_map(|shards| Command::Release { shards }),
+            epochs.clone().prop_map(|shards| Command::CompleteMoves { shards }),
+            epochs.prop_map(|shards| Command::AbortMoves { shards, reason: String::new() }),
+            node.clone().prop_map(|node| Command::Drain { node }),
+            node.clone().prop_map(|node| Command::Remove { node }),
+            (node, "[ab]").prop_map(|(node, name)| Command::SetJob { name, node }),
+        ];
         prop_oneof![4 => one.clone(), 1 => prop::collection::vec(one, 1..4).prop_map(Command::Batch)]
     }
 

@@ -68,7 +68,7 @@ async fn open(address: SocketAddr) -> TcpStream {
         match TcpStream::connect(address).await {
             Ok(stream) => return stream,
             Err(_) if begin.elapsed() < Duration::from_secs(20) => {
-                tokio::time::sleep(Duration::from_millis(10)).await
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Err(error) => panic!("{error}"),
         }

@@ -1,0 +1,322 @@
+//! Asking other members.
+
+use super::{FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
+use crate::identity::Identity;
+use crate::state::{ClusterState, NodeState};
+use crate::tls;
+use crate::types::{PROTOCOL, TypeConfig};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::{BasicNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use rustls::pki_types::ServerName;
+use serde::{Serialize, de::DeserializeOwned};
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Which of the connections to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    Log,
+    Heartbeat,
+    Vote,
+    Snapshot,
+    Call,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<TlsStream<TcpStream>>>>;
+
+/// Connections to the other members.
+#[derive(Debug)]
+pub struct Peers {
+    identity: Identity,
+    me: Hello,
+    state: watch::Receiver<Arc<ClusterState>>,
+    /// Bounded: members × lanes.
+    slots: Mutex<HashMap<(u64, Lane), Slot>>,
+}
+
+impl Peers {
+    pub(crate) fn new(identity: Identity, state: watch::Receiver<Arc<ClusterState>>) -> Self {
+        let me = match &identity.place {
+            Some(place) => Hello {
+                protocol: PROTOCOL,
+                cluster: place.cluster.clone(),
+                generation: place.generation,
+                node: place.node,
+                boot_id: identity.boot_id.clone(),
+            },
+            None => Hello {
+                protocol: PROTOCOL,
+                cluster: String::new(),
+                generation: 0,
+                node: 0,
+                boot_id: String::new(),
+            },
+        };
+        Peers { identity, me, state, slots: Mutex::default() }
+    }
+
+    pub(crate) fn me(&self) -> &Hello {
+        &self.me
+    }
+
+    /// The member with this key, by the replicated state; before there is one, by what was learned at the join.
+    pub(crate) fn pinned(&self, spki: &str) -> Option<u64> {
+        let state = self.state.borrow();
+        if state.nodes.is_empty() {
+            let place = self.identity.place.as_ref()?;
+            return place.peers.iter().find(|(_, peer)| peer.spki == spki).map(|(id, _)| *id);
+        }
+        state.members().find(|(_, node)| node.spki == spki).map(|(id, _)| id)
+    }
+
+    /// Pin and address of a member. What was learned at the join stands in while the state does not know it yet.
+    fn find(&self, node: u64) -> Option<(String, String)> {
+        let state = self.state.borrow();
+        match state.nodes.get(&node) {
+            Some(known) if known.state == NodeState::Removed => None,
+            Some(known) => Some((known.spki.clone(), known.address.clone())),
+            None => {
+                let peer = self.identity.place.as_ref()?.peers.get(&node)?;
+                Some((peer.spki.clone(), peer.address.clone()))
+            }
+        }
+    }
+
+    async fn connect(&self, node: u64) -> Result<TlsStream<TcpStream>, NetError> {
+        let (pin, address) = self.find(node).ok_or(NetError::Unknown(node))?;
+        let unreachable = |why: String| NetError::Unreachable { node, address: address.clone(), why };
+        let config = tls::client(&self.identity, Some(&pin), tls::ALPN_PEER)
+            .map_err(|e| unreachable(e.to_string()))?;
+        let greet = async {
+            let tcp = TcpStream::connect(&address).await?;
+            tcp.set_nodelay(true)?;
+            let name = ServerName::try_from("elpis").map_err(std::io::Error::other)?;
+            let mut stream = TlsConnector::from(config).connect(name, tcp).await?;
+            write_frame(
+                &mut stream,
+                Kind::Hello,
+                &serde_json::to_vec(&self.me).map_err(std::io::Error::other)?,
+            )
+            .await?;
+            let answer = read_frame(&mut stream, GREETING_MAX).await?;
+            Ok::<_, std::io::Error>((stream, answer))
+        };
+        let greeted = tokio::time::timeout(HANDSHAKE, greet).await.map_err(|_| NetError::Timeout(node))?;
+        match greeted.map_err(|e| unreachable(e.to_string()))? {
+            (stream, (Kind::Hello, body)) => {
+                let hello: Hello = serde_json::from_slice(&body).map_err(|e| unreachable(e.to_string()))?;
+                if hello.node != node {
+                    return Err(unreachable(format!("node {} answers there", hello.node)));
+                }
+                match hello.misfit(&self.me) {
+                    Some(why) => Err(NetError::Refused { node, why }),
+                    None => Ok(stream),
+                }
+            }
+            (_, (_, body)) => {
+                Err(NetError::Refused { node, why: String::from_utf8_lossy(&body).into_owned() })
+            }
+        }
+    }
+
+    /// Asks a member and waits at most `ttl` for the answer.
+    ///
+    /// # Errors
+    /// When there is none, or it is a refusal.
+    pub(crate) async fn ask(
+        &self,
+        node: u64,
+        lane: Lane,
+        kind: Kind,
+        body: &[u8],
+        ttl: Duration,
+    ) -> Result<Vec<u8>, NetError> {
+        let slot = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.entry((node, lane)).or_default())
+        };
+        let asking = async {
+            let mut kept = slot.lock().await;
+            // Taken out while it is used: a question given up half-way must not leave its answer for the next one.
+            if let Some(mut stream) = kept.take() {
+                match exchange(&mut stream, kind, body).await {
+                    Ok(answer) => {
+                        *kept = Some(stream);
+                        return Ok(answer);
+                    }
+                    // The member restarted, most likely. Asking again is harmless for every kind on a kept lane.
+                    Err(error) => tracing::debug!(node, %error, "connection ended, making a new one"),
+                }
+            }
+            let mut stream = self.connect(node).await?;
+            let answer = exchange(&mut stream, kind, body).await;
+            let answer = answer.map_err(|e| NetError::Unreachable {
+                node,
+                address: String::new(),
+                why: e.to_string(),
+            })?;
+            *kept = Some(stream);
+            Ok(answer)
+        };
+        let (kind, body) = tokio::time::timeout(ttl, asking).await.map_err(|_| NetError::Timeout(node))??;
+        answer(node, kind, body)
+    }
+
+    /// Asks once over a connection of its own: for proposals, which must not be sent twice behind the caller's back.
+    pub(crate) async fn ask_once(
+        &self,
+        node: u64,
+        kind: Kind,
+        body: &[u8],
+        ttl: Duration,
+    ) -> Result<Vec<u8>, NetError> {
+        let asking = async {
+            let mut stream = self.connect(node).await?;
+            exchange(&mut stream, kind, body).await.map_err(|e| NetError::Unreachable {
+                node,
+                address: String::new(),
+                why: e.to_string(),
+            })
+        };
+        let (kind, body) = tokio::time::timeout(ttl, asking).await.map_err(|_| NetError::Timeout(node))??;
+        answer(node, kind, body)
+    }
+}
+
+fn answer(node: u64, kind: Kind, body: Vec<u8>) -> Result<Vec<u8>, NetError> {
+    match kind {
+        Kind::Answer => Ok(body),
+        _ => Err(NetError::Refused { node, why: String::from_utf8_lossy(&body).into_owned() }),
+    }
+}
+
+async fn exchange(
+    stream: &mut TlsStream<TcpStream>,
+    kind: Kind,
+    body: &[u8],
+) -> std::io::Result<(Kind, Vec<u8>)> {
+    write_frame(stream, kind, body).await?;
+    read_frame(stream, FRAME_MAX).await
+}
+
+/// Makes openraft's clients.
+#[derive(Clone, Debug)]
+pub struct Factory(pub(crate) Arc<Peers>);
+
+impl RaftNetworkFactory<TypeConfig> for Factory {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _: &BasicNode) -> Client {
+        Client { peers: Arc::clone(&self.0), target, lane: Lane::Log }
+    }
+    async fn new_heartbeat_client(&mut self, target: u64, _: &BasicNode) -> Client {
+        Client { peers: Arc::clone(&self.0), target, lane: Lane::Heartbeat }
+    }
+    async fn new_snapshot_client(&mut self, target: u64, _: &BasicNode) -> Client {
+        Client { peers: Arc::clone(&self.0), target, lane: Lane::Snapshot }
+    }
+}
+
+/// One of openraft's clients.
+#[derive(Debug)]
+pub struct Client {
+    peers: Arc<Peers>,
+    target: u64,
+    lane: Lane,
+}
+
+impl Client {
+    async fn raw<A: DeserializeOwned>(
+        &self,
+        lane: Lane,
+        kind: Kind,
+        body: &[u8],
+        ttl: Duration,
+    ) -> Result<A, NetError> {
+        let answer = self.peers.ask(self.target, lane, kind, body, ttl).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|e| NetError::Refused { node: self.target, why: e.to_string() })
+    }
+
+    async fn rpc<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        lane: Lane,
+        kind: Kind,
+        question: &Q,
+        option: &RPCOption,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        let body = serde_json::to_vec(question).map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))?;
+        // The last quarter is left for openraft, as it asks.
+        self.raw(lane, kind, &body, option.soft_ttl())
+            .await
+            .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = Vec<u8>;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(self.lane, Kind::Append, &rpc, &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(Lane::Vote, Kind::Vote, &rpc, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(Lane::Vote, Kind::PreVote, &rpc, &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(Lane::Vote, Kind::Transfer, &rpc, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, Vec<u8>>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let unreachable = |e: NetError| StreamingError::Unreachable(Unreachable::new(&e));
+        let head = serde_json::to_vec(&(vote, &snapshot.meta))
+            .map_err(|e| unreachable(NetError::Refused { node: self.target, why: e.to_string() }))?;
+        let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
+        let body = [&length.to_be_bytes()[..], &head, &snapshot.snapshot].concat();
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.raw(Lane::Snapshot, Kind::Snapshot, &body, option.hard_ttl().max(Duration::from_secs(10))) => {
+                sent.map_err(unreachable)
+            }
+        }
+    }
+}

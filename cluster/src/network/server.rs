@@ -1,0 +1,128 @@
+//! The cluster port.
+
+use super::{FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, read_frame, write_frame};
+use crate::identity::spki_pin;
+use crate::tls;
+use futures_util::future::BoxFuture;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Most connections at a time: 64 nodes × 5 lanes, and some that join.
+const CONNECTIONS: usize = 400;
+
+/// What the port does with frames.
+pub trait Service: Send + Sync + 'static {
+    /// The member with this key.
+    fn pinned(&self, spki: &str) -> Option<u64>;
+    /// `None` when the greeting fits, else why not.
+    fn greet(&self, hello: &[u8], peer: u64) -> Result<Vec<u8>, String>;
+    /// Answers a frame of a member.
+    fn answer(
+        self: Arc<Self>,
+        peer: u64,
+        kind: Kind,
+        body: Vec<u8>,
+    ) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+    /// Serves a node that joins.
+    fn join(self: Arc<Self>, stream: TlsStream<TcpStream>, from: SocketAddr) -> BoxFuture<'static, ()>;
+}
+
+/// Serves the port until cancelled.
+pub async fn serve<S: Service>(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    service: Arc<S>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let acceptor = TlsAcceptor::from(config);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (tcp, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "the cluster port cannot accept; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::warn!(%from, "too many connections on the cluster port; this one is closed");
+            continue;
+        };
+        let (acceptor, service, stop) = (acceptor.clone(), Arc::clone(&service), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                served = connection(tcp, from, &acceptor, service) => if let Err(error) = served {
+                    tracing::debug!(%from, %error, "connection on the cluster port ended");
+                },
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn connection<S: Service>(
+    tcp: TcpStream,
+    from: SocketAddr,
+    acceptor: &TlsAcceptor,
+    service: Arc<S>,
+) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive =
+        socket2::TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+    socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+    let mut stream =
+        tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await.map_err(std::io::Error::other)??;
+    let (_, tls_state) = stream.get_ref();
+    if tls_state.alpn_protocol() == Some(tls::ALPN_JOIN) {
+        service.join(stream, from).await;
+        return Ok(());
+    }
+    let spki = tls_state.peer_certificates().and_then(|chain| chain.first()).and_then(|cert| spki_pin(cert));
+    let spki = spki.unwrap_or_default();
+    let Some(peer) = service.pinned(&spki) else {
+        let why = "your key is not that of a member; join first, or wait until this node has caught up";
+        write_frame(&mut stream, Kind::Error, why.as_bytes()).await?;
+        return Ok(());
+    };
+    let (kind, hello) = tokio::time::timeout(HANDSHAKE, read_frame(&mut stream, GREETING_MAX))
+        .await
+        .map_err(std::io::Error::other)??;
+    let greeted =
+        if kind == Kind::Hello { service.greet(&hello, peer) } else { Err("no greeting".to_owned()) };
+    match greeted {
+        Ok(mine) => write_frame(&mut stream, Kind::Hello, &mine).await?,
+        Err(why) => {
+            tracing::warn!(%from, peer, why, "refused a member");
+            return write_frame(&mut stream, Kind::Error, why.as_bytes()).await;
+        }
+    }
+    loop {
+        let (kind, body) = read_frame(&mut stream, FRAME_MAX).await?;
+        if service.pinned(&spki) != Some(peer) {
+            return Ok(());
+        }
+        match Arc::clone(&service).answer(peer, kind, body).await {
+            Ok(answer) => write_frame(&mut stream, Kind::Answer, &answer).await?,
+            Err(why) => write_frame(&mut stream, Kind::Error, why.as_bytes()).await?,
+        }
+    }
+}
+
+/// Reads a greeting.
+pub(crate) fn parse(hello: &[u8]) -> Result<Hello, String> {
+    serde_json::from_slice(hello).map_err(|e| format!("the greeting is odd: {e}"))
+}

@@ -1,0 +1,491 @@
+//! This node's part in the Raft group: the face that the node agent works with.
+
+mod error;
+mod members;
+mod service;
+
+pub use error::NodeError;
+pub use members::MemberChange;
+
+use crate::identity::{Identity, Place};
+use crate::log_store::LogStore;
+use crate::network::{Factory, Kind, Lane, Peers, serve};
+use crate::state::{Applied, ClusterState, Command};
+use crate::state_machine::StateMachine;
+use crate::types::{FIRST_NODE, Outcome, Proposal, Timings, TypeConfig, boot_ms, monotonic_ms};
+use futures_util::future::BoxFuture;
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// How long a proposal looks for a leader that takes it.
+const PROPOSE: Duration = Duration::from_secs(5);
+/// How long a custom call waits.
+const CALL: Duration = Duration::from_millis(400);
+
+/// What this node is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub name: String,
+    /// Cluster port.
+    pub listen: SocketAddr,
+    /// Address at which the other nodes reach it.
+    pub advertise: String,
+    pub spool_address: String,
+    pub console_address: String,
+    pub timings: Timings,
+}
+
+/// Raft as seen from this node. A hint, except where the fields say since when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RaftView {
+    pub term: u64,
+    pub leader: Option<u64>,
+    pub is_leader: bool,
+    /// The first entry of the leader's own term is applied: only then may it grant leases.
+    pub first_entry_applied: bool,
+    /// Send time of the newest message that a quorum acknowledged; `None` when not leading, or when the machine was
+    /// suspended since.
+    pub last_quorum_acked_boot_ms: Option<i64>,
+    /// When this node learned that it leads this term.
+    pub elected_at_boot_ms: Option<i64>,
+    /// Who led before, by the log.
+    pub predecessor: Option<u64>,
+    /// It gives its leadership away and must not grant in this term any more.
+    pub transferring: bool,
+    /// Index of the last applied entry.
+    pub applied_index: u64,
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// Raft stopped for good (disk, corruption): this node must fence itself.
+    pub failed: Option<String>,
+}
+
+/// Handler of custom calls: (peer, kind, body).
+pub type CallHandler =
+    Arc<dyn Fn(u64, String, Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
+
+type TheRaft = Raft<TypeConfig, StateMachine>;
+
+#[derive(Clone, Copy, Debug)]
+struct Elected {
+    term: u64,
+    at_boot_ms: i64,
+    predecessor: Option<u64>,
+}
+
+pub(crate) struct Inner {
+    config: Config,
+    id: u64,
+    raft: TheRaft,
+    peers: Arc<Peers>,
+    store: LogStore,
+    state: watch::Receiver<Arc<ClusterState>>,
+    /// `CLOCK_MONOTONIC` until which it answers no vote.
+    quiet_until: i64,
+    sole: std::sync::atomic::AtomicBool,
+    elected: Mutex<Option<Elected>>,
+    transferring: AtomicU64,
+    /// Difference of the clocks, and since when (monotonic): it changes only in suspend.
+    suspend: Mutex<(i64, i64)>,
+    handler: RwLock<Option<CallHandler>>,
+    /// Live boot id by member, with the time of its last frame.
+    boots: Mutex<BTreeMap<u64, (String, i64)>>,
+    /// Membership changes and joins, one at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// This node's Raft, its port and its connections. Clones share it; it stops with [`RaftNode::shutdown`] or when the
+/// last clone goes.
+#[derive(Clone)]
+pub struct RaftNode {
+    inner: Arc<Inner>,
+    tasks: TaskTracker,
+    _stop: Arc<DropGuard>,
+    token: CancellationToken,
+}
+
+impl std::fmt::Debug for RaftNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RaftNode({})", self.inner.id)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Forwarded {
+    Done(Outcome),
+    NotLeader(Option<u64>),
+    Failed(String),
+}
+
+impl RaftNode {
+    /// Starts from what is on disk. The node must belong to a cluster: see [`RaftNode::init_cluster`].
+    ///
+    /// # Errors
+    /// When it belongs to none, or the port or the disk cannot be used.
+    pub async fn start(config: Config, identity: Identity) -> Result<RaftNode, NodeError> {
+        let place = identity.place.clone().ok_or(NodeError::NoCluster)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| NodeError::Port { address: config.listen.to_string(), source })?;
+        Self::start_on(config, identity, place, listener).await
+    }
+
+    async fn start_on(
+        config: Config,
+        identity: Identity,
+        place: Place,
+        listener: TcpListener,
+    ) -> Result<RaftNode, NodeError> {
+        let store = LogStore::open(&config.data_dir.join("raft.redb")).await?;
+        let (machine, state) = StateMachine::open(store.clone()).await?;
+        let server_config = crate::tls::server(&identity)?;
+        let mut identity = identity;
+        identity.place = Some(place.clone());
+        let peers = Arc::new(Peers::new(identity, state.clone()));
+        let raft_config = openraft::Config {
+            cluster_name: place.cluster.clone(),
+            heartbeat_interval: config.timings.heartbeat_ms,
+            election_timeout_min: config.timings.election_min_ms,
+            election_timeout_max: config.timings.election_max_ms,
+            enable_pre_vote: Some(true),
+            enable_leader_restore: Some(false),
+            allow_log_reversion: Some(false),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(1000),
+            max_in_snapshot_log_to_keep: 500,
+            install_snapshot_timeout: 10_000,
+            ..openraft::Config::default()
+        };
+        let raft_config = Arc::new(raft_config.validate().map_err(NodeError::raft)?);
+        let raft: TheRaft =
+            Raft::build(place.node, raft_config, Factory(Arc::clone(&peers)), store.clone(), machine)
+                .await
+                .map_err(NodeError::raft)?;
+        // A restarted voter has forgotten which leader it promised not to depose: it keeps still for election_max.
+        raft.runtime_config().elect(false);
+        raft.run();
+        let quiet = Duration::from_millis(config.timings.election_max_ms);
+        let voters: Vec<u64> = raft
+            .with_raft_state(|state| state.membership_state.effective().membership().voter_ids().collect())
+            .await
+            .map_err(NodeError::raft)?;
+        let sole = voters.is_empty() || voters == [place.node];
+        let now = monotonic_ms();
+        let inner = Arc::new(Inner {
+            id: place.node,
+            raft,
+            peers,
+            store,
+            state,
+            quiet_until: now + i64::try_from(config.timings.election_max_ms).unwrap_or(i64::MAX / 2),
+            sole: sole.into(),
+            elected: Mutex::default(),
+            transferring: AtomicU64::new(0),
+            suspend: Mutex::new((boot_ms() - now, i64::MIN)),
+            handler: RwLock::default(),
+            boots: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            config,
+        });
+        let token = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(serve(listener, server_config, Arc::clone(&inner), tasks.clone(), token.clone()));
+        tasks.spawn(watch_elections(Arc::clone(&inner), token.clone()));
+        if sole {
+            inner.raft.runtime_config().elect(true);
+        } else {
+            let (inner, token) = (Arc::clone(&inner), token.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    () = tokio::time::sleep(quiet) => inner.raft.runtime_config().elect(true),
+                }
+            });
+        }
+        Ok(RaftNode { inner, tasks, _stop: Arc::new(token.clone().drop_guard()), token })
+    }
+
+    /// Makes a cluster of one node. Nothing is kept of a try that failed half-way: its node file is written last.
+    ///
+    /// # Errors
+    /// When this node belongs to a cluster already, or the port or the disk cannot be used.
+    pub async fn init_cluster(
+        config: Config,
+        identity: &mut Identity,
+        cluster_name: &str,
+    ) -> Result<RaftNode, NodeError> {
+        if let Some(place) = &identity.place {
+            return Err(NodeError::HasCluster(place.cluster.clone()));
+        }
+        let (cluster, uuid) = (crate::identity::new_uuid()?, crate::identity::new_uuid()?);
+        let place =
+            Place { version: 1, node: FIRST_NODE, uuid, cluster, generation: 1, peers: BTreeMap::new() };
+        remove_log(&config)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| NodeError::Port { address: config.listen.to_string(), source })?;
+        let node = Self::start_on(config.clone(), identity.clone(), place.clone(), listener).await?;
+        let first = BTreeMap::from([(FIRST_NODE, BasicNode::new(config.advertise.clone()))]);
+        node.inner.raft.initialize(first).await.map_err(NodeError::raft)?;
+        let begin = Command::Batch(vec![
+            Command::InitCluster { uuid: place.cluster.clone(), name: cluster_name.to_owned() },
+            node.admission(&place.uuid, &identity.spki),
+        ]);
+        match node.propose(begin).await? {
+            Applied::Batch(done) if done.last() == Some(&Applied::Admitted(FIRST_NODE)) => {}
+            odd => {
+                return Err(NodeError::Raft(format!(
+                    "the first entry gave {odd:?}; empty the data folder and try again"
+                )));
+            }
+        }
+        identity.settle(place)?;
+        Ok(node)
+    }
+
+    fn admission(&self, uuid: &str, spki: &str) -> Command {
+        let config = &self.inner.config;
+        Command::AdmitNode {
+            uuid: uuid.to_owned(),
+            name: config.name.clone(),
+            spki: spki.to_owned(),
+            address: config.advertise.clone(),
+            spool_address: config.spool_address.clone(),
+            console_address: config.console_address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Id of this node.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The replicated state, after each batch of applied entries.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.inner.state.clone()
+    }
+
+    /// Raft as seen now.
+    #[must_use]
+    pub fn raft_view(&self) -> RaftView {
+        self.inner.view()
+    }
+
+    /// Writes a command into the log, through the leader wherever it is, and waits until it is applied there.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] when the state refused it; [`NodeError::OutcomeUnknown`] when it may or may not have been
+    /// written; others when it was not.
+    pub async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
+        self.inner.propose(command).await
+    }
+
+    /// Asks another node's handler.
+    ///
+    /// # Errors
+    /// When there is no answer within 400 ms, or the handler refuses.
+    pub async fn call(&self, node: u64, kind: &str, body: Vec<u8>) -> Result<Vec<u8>, NodeError> {
+        if node == self.inner.id {
+            return self.inner.handle(node, kind.to_owned(), body).await.map_err(NodeError::Handler);
+        }
+        let length =
+            u16::try_from(kind.len()).map_err(|_| NodeError::Handler("the kind is too long".to_owned()))?;
+        let frame = [&length.to_be_bytes()[..], kind.as_bytes(), &body].concat();
+        Ok(self.inner.peers.ask(node, Lane::Call, Kind::Call, &frame, CALL).await?)
+    }
+
+    /// Sets the handler of calls from other nodes (and from this one to itself).
+    pub fn on_call<F, Fut>(&self, handler: F)
+    where
+        F: Fn(u64, String, Vec<u8>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<u8>, String>> + Send + 'static,
+    {
+        let handler: CallHandler = Arc::new(move |peer, kind, body| Box::pin(handler(peer, kind, body)));
+        *self.inner.handler.write().unwrap_or_else(PoisonError::into_inner) = Some(handler);
+    }
+
+    /// Changes the membership, through the leader.
+    ///
+    /// # Errors
+    /// When there is no leader or it refuses.
+    pub async fn change_members(&self, change: MemberChange) -> Result<(), NodeError> {
+        self.inner.change_members(change).await
+    }
+
+    /// Gives the leadership to a follower; grants must have stopped before, [`RaftView::transferring`] says so from
+    /// now on.
+    ///
+    /// # Errors
+    /// When this node does not lead, leads for less than ten seconds, or the follower lags.
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), NodeError> {
+        self.inner.transfer_leader(to).await
+    }
+
+    /// Stops Raft, the port and all connections, and waits for them.
+    pub async fn shutdown(&self) {
+        self.token.cancel();
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop cleanly");
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn remove_log(config: &Config) -> Result<(), NodeError> {
+    match std::fs::remove_file(config.data_dir.join("raft.redb")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Notes when this node began to lead and who led before.
+async fn watch_elections(inner: Arc<Inner>, stop: CancellationToken) {
+    let mut metrics = inner.raft.server_metrics();
+    loop {
+        let (state, term) = {
+            let seen = metrics.borrow_watched();
+            (seen.state, seen.vote.leader_id.term)
+        };
+        let known =
+            inner.elected.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|e| e.term == term);
+        if state == ServerState::Leader && !known {
+            let at_boot_ms = boot_ms();
+            match inner.store.leader_before(term).await {
+                Ok(predecessor) => {
+                    let elected = Elected { term, at_boot_ms, predecessor };
+                    *inner.elected.lock().unwrap_or_else(PoisonError::into_inner) = Some(elected);
+                }
+                Err(error) => tracing::error!(%error, "the Raft log cannot be read"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = metrics.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+impl Inner {
+    fn view(&self) -> RaftView {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let term = metrics.current_term;
+        let is_leader = metrics.state == ServerState::Leader;
+        let elected = *self.elected.lock().unwrap_or_else(PoisonError::into_inner);
+        let elected = elected.filter(|elected| is_leader && elected.term == term);
+        let membership = metrics.membership_config.membership();
+        RaftView {
+            term,
+            leader: metrics.current_leader,
+            is_leader,
+            first_entry_applied: is_leader
+                && metrics.last_applied.is_some_and(|id| id.leader_id.term == term),
+            last_quorum_acked_boot_ms: metrics
+                .last_quorum_acked
+                .filter(|_| is_leader)
+                .and_then(|acked| self.boot_time_of(acked.into_inner().elapsed())),
+            elected_at_boot_ms: elected.map(|elected| elected.at_boot_ms),
+            predecessor: elected.and_then(|elected| elected.predecessor),
+            transferring: term > 0 && self.transferring.load(Ordering::SeqCst) == term,
+            applied_index: metrics.last_applied.map_or(0, |id| id.index),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            failed: metrics.running_state.err().map(|fatal| fatal.to_string()),
+        }
+    }
+
+    /// `CLOCK_BOOTTIME` of something openraft saw so long ago by `CLOCK_MONOTONIC`; `None` when the machine was
+    /// suspended since, for then nobody can say.
+    fn boot_time_of(&self, age: Duration) -> Option<i64> {
+        let (boot, monotonic) = (boot_ms(), monotonic_ms());
+        let age = i64::try_from(age.as_millis()).ok()?.saturating_add(1);
+        let mut suspend = self.suspend.lock().unwrap_or_else(PoisonError::into_inner);
+        if (boot - monotonic - suspend.0).abs() > 50 {
+            *suspend = (boot - monotonic, monotonic);
+        }
+        (monotonic - age > suspend.1).then_some(boot - age)
+    }
+
+    async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
+        let until = tokio::time::Instant::now() + PROPOSE;
+        let proposal = Proposal(command);
+        let body = serde_json::to_vec(&proposal).map_err(|e| NodeError::Raft(e.to_string()))?;
+        let mut hint = None;
+        loop {
+            let answer = match hint.take().filter(|leader| *leader != self.id) {
+                None => self.propose_here(proposal.clone()).await,
+                Some(leader) => match self.peers.ask_once(leader, Kind::Propose, &body, PROPOSE).await {
+                    Ok(answer) => serde_json::from_slice(&answer)
+                        .map_err(|e| NodeError::OutcomeUnknown(e.to_string()))?,
+                    // The connection was never made: nothing was sent.
+                    Err(
+                        error @ (crate::network::NetError::Unknown(_)
+                        | crate::network::NetError::Refused { .. }),
+                    ) => {
+                        tracing::debug!(%error, "the leader did not take a proposal");
+                        Forwarded::NotLeader(None)
+                    }
+                    Err(crate::network::NetError::Unreachable { address, .. }) if !address.is_empty() => {
+                        Forwarded::NotLeader(None)
+                    }
+                    Err(error) => return Err(NodeError::OutcomeUnknown(error.to_string())),
+                },
+            };
+            match answer {
+                Forwarded::Done(Outcome(Some(outcome))) => return outcome.map_err(NodeError::Refused),
+                Forwarded::Done(Outcome(None)) => return Ok(Applied::Unchanged),
+                Forwarded::Failed(why) => return Err(NodeError::OutcomeUnknown(why)),
+                Forwarded::NotLeader(Some(leader)) if leader != self.id => hint = Some(leader),
+                Forwarded::NotLeader(_) => {}
+            }
+            if tokio::time::Instant::now() >= until {
+                return Err(NodeError::NoLeader);
+            }
+            if hint.is_none() {
+                // Nothing tells when a leader appears on another node; this is the pace of asking again.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    async fn propose_here(&self, proposal: Proposal) -> Forwarded {
+        match self.raft.client_write(proposal).await {
+            Ok(written) => Forwarded::Done(written.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Forwarded::NotLeader(to.leader_id)
+            }
+            Err(error) => Forwarded::Failed(error.to_string()),
+        }
+    }
+
+    async fn handle(&self, peer: u64, kind: String, body: Vec<u8>) -> Result<Vec<u8>, String> {
+        let handler = self.handler.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match handler {
+            Some(handler) => handler(peer, kind, body).await,
+            None => Err("this node does not take calls yet".to_owned()),
+        }
+    }
+}

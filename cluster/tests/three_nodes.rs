@@ -1,0 +1,149 @@
+//! Three real nodes on loopback: mTLS, redb on disk, openraft. What is committed survives a restart and the death of
+//! the leader.
+#![allow(clippy::unwrap_used)] // helpers of tests stand outside #[test]
+
+use elpis_cluster::identity::{Identity, Peer, Place};
+use elpis_cluster::raft_node::{Config, MemberChange, RaftNode};
+use elpis_cluster::state::{Applied, Command};
+use elpis_cluster::types::Timings;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn config(folder: &Path, name: &str, listen: SocketAddr) -> Config {
+    Config {
+        data_dir: folder.join(name),
+        name: name.to_owned(),
+        listen,
+        advertise: listen.to_string(),
+        spool_address: String::new(),
+        console_address: String::new(),
+        timings: Timings::LAN,
+    }
+}
+
+/// Waits until `wanted` holds, with a deadline.
+async fn until(what: &str, mut wanted: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !wanted() {
+        assert!(started.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    started.elapsed()
+}
+
+/// Admits one more node through `first` and starts it, as a joining node would.
+async fn grow(first: &RaftNode, folder: &Path, name: &str) -> (RaftNode, Config) {
+    let config = config(folder, name, free_port());
+    let mut identity = Identity::open(&config.data_dir).unwrap();
+    let uuid = elpis_cluster::identity::new_uuid().unwrap();
+    let admit = Command::AdmitNode {
+        uuid: uuid.clone(),
+        name: name.to_owned(),
+        spki: identity.spki.clone(),
+        address: config.advertise.clone(),
+        spool_address: String::new(),
+        console_address: String::new(),
+        version: "0.1.0".to_owned(),
+    };
+    let Applied::Admitted(node) = first.propose(admit).await.unwrap() else { panic!("not admitted") };
+    let state = first.state().borrow().clone();
+    let peers: BTreeMap<u64, Peer> = state
+        .nodes
+        .iter()
+        .map(|(id, n)| (*id, Peer { spki: n.spki.clone(), address: n.address.clone() }))
+        .collect();
+    identity
+        .settle(Place {
+            version: 1,
+            node,
+            uuid,
+            cluster: state.uuid.clone(),
+            generation: state.generation,
+            peers,
+        })
+        .unwrap();
+    let started = RaftNode::start(config.clone(), identity).await.unwrap();
+    first.change_members(MemberChange::AddLearner { node, address: config.advertise.clone() }).await.unwrap();
+    (started, config)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_survives_the_leader_and_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first_config = config(folder.path(), "n1", free_port());
+    let mut identity = Identity::open(&first_config.data_dir).unwrap();
+    let first = RaftNode::init_cluster(first_config.clone(), &mut identity, "test").await.unwrap();
+    let (second, _) = grow(&first, folder.path(), "n2").await;
+    let (third, _) = grow(&first, folder.path(), "n3").await;
+    first.change_members(MemberChange::Balance).await.unwrap();
+    until("three voters everywhere", || {
+        [&first, &second, &third].iter().all(|n| n.raft_view().voters.len() == 3)
+    })
+    .await;
+
+    // A follower's proposal reaches the leader.
+    second.propose(Command::Assign { shards: vec![(7, second.id())] }).await.unwrap();
+    let owner = |node: &RaftNode| node.state().borrow().map().shards[7].node;
+    until("the assignment is everywhere", || {
+        [&first, &second, &third].iter().all(|n| owner(n) == second.id())
+    })
+    .await;
+
+    first.shutdown().await;
+    drop(first);
+    let took = until("a new leader", || {
+        second.raft_view().leader.is_some_and(|l| l != 1) && third.raft_view().leader.is_some_and(|l| l != 1)
+    })
+    .await;
+    assert!(took < Duration::from_secs(10), "a new leader took {took:?}");
+    third.propose(Command::Assign { shards: vec![(8, third.id())] }).await.unwrap();
+
+    // The old leader comes back from its disk and learns what it missed.
+    let back =
+        RaftNode::start(first_config.clone(), Identity::open(&first_config.data_dir).unwrap()).await.unwrap();
+    until("the restarted node caught up", || {
+        let map = back.state().borrow().map();
+        map.shards[7].node == second.id() && map.shards[8].node == third.id()
+    })
+    .await;
+    for node in [&back, &second, &third] {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_another_key_is_not_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let first_config = config(folder.path(), "n1", free_port());
+    let mut identity = Identity::open(&first_config.data_dir).unwrap();
+    let first = RaftNode::init_cluster(first_config.clone(), &mut identity, "test").await.unwrap();
+    let state = first.state().borrow().clone();
+    // A stranger who knows everything but holds a key that nobody pinned.
+    let config = config(folder.path(), "stranger", free_port());
+    let mut stranger = Identity::open(&config.data_dir).unwrap();
+    let peers = BTreeMap::from([(
+        1,
+        Peer { spki: state.nodes[&1].spki.clone(), address: first_config.advertise.clone() },
+    )]);
+    let place = Place {
+        version: 1,
+        node: 9,
+        uuid: "u".to_owned(),
+        cluster: state.uuid.clone(),
+        generation: state.generation,
+        peers,
+    };
+    stranger.settle(place).unwrap();
+    let node = RaftNode::start(config, stranger).await.unwrap();
+    assert!(node.call(1, "renew", Vec::new()).await.is_err());
+    node.shutdown().await;
+    first.shutdown().await;
+}
