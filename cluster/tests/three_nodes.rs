@@ -89,6 +89,9 @@ async fn a_commit_survives_the_leader_and_a_restart() {
     })
     .await;
 
+    for node in [&second, &third] {
+        first.propose(Command::NodeUp { node: node.id(), session: 1 }).await.unwrap();
+    }
     // A follower's proposal reaches the leader.
     second.propose(Command::Assign { shards: vec![(7, second.id())] }).await.unwrap();
     let owner = |node: &RaftNode| node.state().borrow().map().shards[7].node;
@@ -97,10 +100,12 @@ async fn a_commit_survives_the_leader_and_a_restart() {
     })
     .await;
 
+    let dead = first.id();
     first.shutdown().await;
     drop(first);
     let took = until("a new leader", || {
-        second.raft_view().leader.is_some_and(|l| l != 1) && third.raft_view().leader.is_some_and(|l| l != 1)
+        second.raft_view().leader.is_some_and(|l| l != dead)
+            && third.raft_view().leader.is_some_and(|l| l != dead)
     })
     .await;
     assert!(took < Duration::from_secs(10), "a new leader took {took:?}");
@@ -131,7 +136,7 @@ async fn a_node_with_another_key_is_not_let_in() {
     let mut stranger = Identity::open(&config.data_dir).unwrap();
     let peers = BTreeMap::from([(
         1,
-        Peer { spki: state.nodes[&1].spki.clone(), address: first_config.advertise.clone() },
+        Peer { spki: state.nodes[&first.id()].spki.clone(), address: first_config.advertise.clone() },
     )]);
     let place = Place {
         version: 1,
@@ -143,7 +148,7 @@ async fn a_node_with_another_key_is_not_let_in() {
     };
     stranger.settle(place).unwrap();
     let node = RaftNode::start(config, stranger).await.unwrap();
-    assert!(node.call(1, "renew", Vec::new()).await.is_err());
+    assert!(node.call(first.id(), "renew", Vec::new()).await.is_err());
     node.shutdown().await;
     first.shutdown().await;
 }
