@@ -1,15 +1,12 @@
-.PHONY: setup build test sim help
+.PHONY: setup build test help
 # Plain words for each target: `make help`.
 help:
 	@echo "make setup  install what building and testing need (apt, cargo), make the shared target folder"
 	@echo "make build  optimised build: target/release/elpis"
 	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, database, system"
-	@echo "make sim    the cluster simulator with 20,000 seeds"
 setup:
 	@scripts/setup
 build: setup
 	cargo build --release
 test: setup
 	@scripts/test
-sim: setup
-	ELPIS_SIM_SEEDS=20000 cargo test -p elpis-cluster --release sim -- --nocapture
