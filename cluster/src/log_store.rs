@@ -1,6 +1,6 @@
 //! Raft's log, vote and snapshot on disk: one redb file, one durable write transaction a batch.
 //!
-//! Every record begins with [`RECORD`], its version; the rest is JSON, so that a later version can add fields.
+//! Every record begins with `RECORD`, its version; the rest is JSON, so that a later version can add fields.
 
 use crate::types::TypeConfig;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
