@@ -1,0 +1,139 @@
+//! From the tree to what a data file says.
+
+use crate::tree::{self, Element};
+use crate::{Limits, XmlError};
+
+/// A data file: header attributes and modules, as written; rules come later.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentReport {
+    /// All attributes of the root element, in order.
+    pub attributes: Vec<(String, String)>,
+    /// Modules in order; those without a name are left out.
+    pub modules: Vec<ReportModule>,
+    /// `<custom_fields>`: name and value.
+    pub custom_fields: Vec<(String, String)>,
+    /// Sections that were in the file and are not used here, by element name.
+    pub unused: Vec<String>,
+}
+
+/// One module of a file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReportModule {
+    /// Name without line breaks.
+    pub name: String,
+    /// Type as written; empty = default.
+    pub module_type: String,
+    /// Every other tag with text, in order (name, type and values left out).
+    pub tags: Vec<(String, String)>,
+    /// Its values in the order written.
+    pub items: Vec<ReportItem>,
+}
+
+/// One value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReportItem {
+    /// Text as written.
+    pub value: String,
+    /// Its own time as written.
+    pub timestamp: Option<String>,
+}
+
+impl AgentReport {
+    /// An attribute of the root element, if it is there and not empty.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// The agent's name.
+    pub fn agent_name(&self) -> Result<&str, XmlError> {
+        self.attribute("agent_name").ok_or(XmlError::NoAgentName)
+    }
+
+    /// Name of a server when this is a server's keep-alive and not an agent's report.
+    pub fn server_name(&self) -> Option<&str> {
+        self.attribute("server_name")
+    }
+}
+
+impl ReportModule {
+    /// Text of a tag, if it is there and not blank.
+    pub fn tag(&self, name: &str) -> Option<&str> {
+        self.tags
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.trim().is_empty())
+    }
+}
+
+/// Reads a decoded file.
+pub fn parse(text: &str, limits: &Limits) -> Result<AgentReport, XmlError> {
+    let root = tree::read(text, limits)?;
+    let mut report = AgentReport::default();
+    for child in &root.children {
+        match child.name.as_str() {
+            "module" if report.modules.len() >= limits.modules => {
+                return Err(XmlError::Limit { line: 1, what: "modules", limit: limits.modules });
+            }
+            "module" => report.modules.extend(module(child)),
+            "custom_fields" => {
+                let fields = child.children_named("field").filter_map(|f| {
+                    Some((f.child_text("name")?.to_owned(), f.child_text("value")?.to_owned()))
+                });
+                report.custom_fields.extend(fields);
+            }
+            other if !report.unused.iter().any(|name| name == other) => report.unused.push(other.to_owned()),
+            _ => {}
+        }
+    }
+    report.attributes = root.attributes;
+    Ok(report)
+}
+
+/// A module; tags may also be attributes of the element.
+fn module(element: &Element) -> Option<ReportModule> {
+    let text = |name: &str| element.child_text(name).or_else(|| element.attribute(name));
+    let name: String = text("name")?.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
+    if name.trim().is_empty() {
+        return None;
+    }
+    let mut module = ReportModule {
+        name,
+        module_type: text("type").unwrap_or_default().to_owned(),
+        ..ReportModule::default()
+    };
+    let taken = |name: &str| matches!(name, "name" | "type" | "data" | "datalist");
+    let attributes =
+        element.attributes.iter().filter(|(key, _)| element.children_named(key).next().is_none());
+    module.tags.extend(attributes.filter(|(key, _)| !taken(key)).cloned());
+    let children = element.children.iter().filter(|child| !taken(&child.name));
+    module.tags.extend(children.map(|child| (child.name.clone(), child.text.clone())));
+    module.items = items(element, &module);
+    Some(module)
+}
+
+fn items(element: &Element, module: &ReportModule) -> Vec<ReportItem> {
+    let list: Vec<ReportItem> = element
+        .children_named("datalist")
+        .flat_map(|list| list.children_named("data"))
+        .map(list_item)
+        .collect();
+    if !list.is_empty() {
+        return list;
+    }
+    let own_time = module.tag("timestamp").map(str::to_owned);
+    let value = element.child_text("data").or_else(|| element.attribute("data"));
+    let value = if module.module_type == "log4x" { value.or_else(|| module.tag("severity")) } else { value };
+    value.map(|value| ReportItem { value: value.to_owned(), timestamp: own_time }).into_iter().collect()
+}
+
+/// An item of a data list: `<value>` and `<timestamp>`, or its bare text.
+fn list_item(data: &Element) -> ReportItem {
+    let value = data.child_text("value").or_else(|| data.attribute("value")).unwrap_or(&data.text);
+    let timestamp = data.child_text("timestamp").or_else(|| data.attribute("timestamp"));
+    ReportItem { value: value.to_owned(), timestamp: timestamp.map(str::to_owned) }
+}
