@@ -135,7 +135,7 @@ async fn a_node_with_another_key_is_not_let_in() {
     let config = config(folder.path(), "stranger", free_port());
     let mut stranger = Identity::open(&config.data_dir).unwrap();
     let peers = BTreeMap::from([(
-        1,
+        first.id(),
         Peer { spki: state.nodes[&first.id()].spki.clone(), address: first_config.advertise.clone() },
     )]);
     let place = Place {
@@ -148,7 +148,12 @@ async fn a_node_with_another_key_is_not_let_in() {
     };
     stranger.settle(place).unwrap();
     let node = RaftNode::start(config, stranger).await.unwrap();
+    first.on_call(|_, _, _| async { Ok(b"heard".to_vec()) });
     assert!(node.call(first.id(), "renew", Vec::new()).await.is_err());
+    // The same call by an admitted node is answered: the refusal above is the pin's.
+    let (admitted, _) = grow(&first, folder.path(), "n2").await;
+    assert_eq!(admitted.call(first.id(), "renew", Vec::new()).await.unwrap(), b"heard");
+    admitted.shutdown().await;
     node.shutdown().await;
     first.shutdown().await;
 }
