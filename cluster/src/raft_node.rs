@@ -472,7 +472,11 @@ impl Inner {
     }
 
     async fn propose_here(&self, proposal: Proposal) -> Forwarded {
-        match self.raft.client_write(proposal).await {
+        // A leader that has lost its majority would keep the caller until it comes back.
+        let Ok(written) = tokio::time::timeout(PROPOSE, self.raft.client_write(proposal)).await else {
+            return Forwarded::Failed(format!("no majority confirmed it within {} s", PROPOSE.as_secs()));
+        };
+        match written {
             Ok(written) => Forwarded::Done(written.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 Forwarded::NotLeader(to.leader_id)

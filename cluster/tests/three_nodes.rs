@@ -119,9 +119,13 @@ async fn a_commit_survives_the_leader_and_a_restart() {
         map.shards[7].node == second.id() && map.shards[8].node == third.id()
     })
     .await;
-    for node in [&back, &second, &third] {
-        node.shutdown().await;
-    }
+
+    // Alone, a node promises nothing, and says so in bounded time.
+    second.shutdown().await;
+    third.shutdown().await;
+    let alone = back.propose(Command::Assign { shards: vec![(9, second.id())] });
+    assert!(tokio::time::timeout(LIMIT, alone).await.unwrap().is_err());
+    back.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -71,14 +71,15 @@ impl Peers {
         &self.me
     }
 
-    /// The member with this key, by the replicated state; before there is one, by what was learned at the join.
+    /// The member with this key. What was learned at the join stands in for every node that the state does not know
+    /// yet: a joiner that is still reading old entries must let a leader in that was admitted by a later one.
     pub(crate) fn pinned(&self, spki: &str) -> Option<u64> {
         let state = self.state.borrow();
-        if state.nodes.is_empty() {
-            let place = self.identity.place.as_ref()?;
-            return place.peers.iter().find(|(_, peer)| peer.spki == spki).map(|(id, _)| *id);
+        if let Some((id, _)) = state.members().find(|(_, node)| node.spki == spki) {
+            return Some(id);
         }
-        state.members().find(|(_, node)| node.spki == spki).map(|(id, _)| id)
+        let mut peers = self.identity.place.as_ref()?.peers.iter();
+        peers.find(|(id, peer)| peer.spki == spki && !state.nodes.contains_key(id)).map(|(id, _)| *id)
     }
 
     /// Pin and address of a member. What was learned at the join stands in while the state does not know it yet.
@@ -318,5 +319,49 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 sent.map_err(unreachable)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Peer, Place};
+    use crate::state::Command;
+    use std::collections::BTreeMap;
+
+    fn admit(spki: &str) -> Command {
+        Command::AdmitNode {
+            uuid: format!("uuid of {spki}"),
+            name: format!("node of {spki}"),
+            spki: spki.to_owned(),
+            address: String::new(),
+            spool_address: String::new(),
+            console_address: String::new(),
+            version: "0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_joiner_knows_a_later_leader_and_forgets_a_removed_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut identity = Identity::open(folder.path()).unwrap();
+        let peer = |spki: &str| Peer { spki: spki.to_owned(), address: String::new() };
+        let peers = BTreeMap::from([(2, peer("first")), (5, peer("later"))]);
+        let place =
+            Place { version: 1, node: 9, uuid: "u".into(), cluster: "c".into(), generation: 1, peers };
+        identity.settle(place).unwrap();
+        let mut state = ClusterState::default();
+        state.apply(1, &Command::InitCluster { uuid: "c".into(), name: "c".into() }).unwrap();
+        state.apply(2, &admit("first")).unwrap();
+        let (sender, receiver) = watch::channel(Arc::new(state.clone()));
+        let peers = Peers::new(identity, receiver);
+        assert_eq!(peers.pinned("first"), Some(2));
+        assert_eq!(peers.pinned("later"), Some(5), "admitted by an entry that is not applied here yet");
+        assert_eq!(peers.pinned("stranger"), None);
+
+        state.apply(5, &admit("later")).unwrap();
+        state.apply(6, &Command::Remove { node: 5 }).unwrap();
+        sender.send_replace(Arc::new(state));
+        assert_eq!(peers.pinned("later"), None, "a removed node is not let in by an old list");
     }
 }
