@@ -3,7 +3,7 @@
 help:
 	@echo "make setup  install what building and testing need (apt, cargo), make the shared target folder"
 	@echo "make build  optimised build: target/release/elpis"
-	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, database, system"
+	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, loopback"
 setup:
 	@scripts/setup
 build: setup
