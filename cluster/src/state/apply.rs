@@ -19,10 +19,16 @@ impl ClusterState {
             let mut next = self.clone();
             let mut done = Vec::with_capacity(commands.len());
             for command in commands {
-                if matches!(command, Command::Batch(_)) {
-                    return Err(Refused::NestedBatch);
+                match command {
+                    Command::Batch(_) => return Err(Refused::NestedBatch),
+                    Command::CompleteMoves { shards } => {
+                        // The old owner can only have acknowledged an epoch that an earlier entry named.
+                        let shards = shards.iter().copied().filter(|(n, epoch)| self.names(*n, *epoch));
+                        let command = Command::CompleteMoves { shards: shards.collect() };
+                        done.push(next.apply(index, &command)?);
+                    }
+                    command => done.push(next.apply(index, command)?),
                 }
-                done.push(next.apply(index, command)?);
             }
             *self = next;
             return Ok(Applied::Batch(done));
@@ -275,6 +281,11 @@ impl ClusterState {
                 shard.to = Some(to);
             },
         )
+    }
+
+    /// Whether a move of this shard is under way with this epoch.
+    fn names(&self, shard: u16, epoch: u64) -> bool {
+        self.shards.get(usize::from(shard)).is_some_and(|shard| shard.to.is_some() && shard.named == epoch)
     }
 
     fn complete(&mut self, shards: &[(u16, u64)]) -> Applied {
