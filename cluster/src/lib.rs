@@ -3,8 +3,11 @@
 //! `state` is pure (no clock, no I/O, no hashing order). Everything else here is glue around openraft and sockets.
 
 pub mod identity;
+pub mod leader;
+pub mod lease;
 pub mod log_store;
 pub mod network;
+pub mod plan;
 pub mod planted;
 pub mod raft_node;
 pub mod state;

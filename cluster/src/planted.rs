@@ -2,7 +2,14 @@
 //! In a build without the feature `planted-bugs` none exists.
 
 /// Names of the planted bugs.
-pub const NAMES: [&str; 1] = ["session-not-raised"];
+pub const NAMES: [&str; 6] = [
+    "session-not-raised",
+    "no-lease-wait",
+    "grant-in-transfer-term",
+    "release-taken-back",
+    "predecessor-one-renewal",
+    "earlier-grant-kept",
+];
 
 /// Whether the bug of this name is switched on (by `ELPIS_PLANTED_BUG`).
 #[cfg(feature = "planted-bugs")]

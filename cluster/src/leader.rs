@@ -1,0 +1,390 @@
+//! What the leader decides: who is up, whose lease is over, who owns what, which moves begin, end or are given up.
+//!
+//! PURE: [`Leader::renewal`] and [`Leader::tick`] take the time, Raft's view and the replicated state, and return a
+//! grant or one command to propose. The shell keeps at most one such command in flight.
+
+use crate::lease::{Grant, Granter, LeaseTimings, Renewal, Standing, VERSION};
+use crate::plan::Knowledge;
+use crate::raft_node::RaftView;
+use crate::state::{ClusterState, Command, Failover, NodeState};
+use elpis_watch::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Singleton jobs.
+pub const JOBS: &[&str] = &["purge"];
+/// Moves under way at once.
+const MOVES: usize = 256;
+/// Moves that balance, a second, while checks run.
+const BALANCE_PER_S: i64 = 64;
+/// A node is unfit for so long before its shards move.
+const UNFIT_MS: i64 = 3_000;
+/// A skew above [`SKEW`] lasts so long before it is evened out.
+const SKEW_MS: i64 = 60_000;
+const SKEW: f32 = 1.10;
+/// Loads are told every 30 s: a new leader balances nothing before it knows them.
+const LOADS_MS: i64 = 35_000;
+/// A move that its owner does not acknowledge for so long is given up.
+const MOVE_MS: i64 = 10_000;
+/// Cluster time follows the median of the voters' clocks by at most a tenth; beyond this it jumps.
+const JUMP_MS: i64 = 10_000;
+
+/// One moment, as a node sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Now<'a> {
+    pub boot_ms: i64,
+    /// This machine's wall clock.
+    pub unix_ms: i64,
+    pub view: &'a RaftView,
+    pub state: &'a ClusterState,
+}
+
+/// What the leader remembers of a node in its term.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// Its wall clock against our boot clock.
+    offset_ms: Option<i64>,
+    unfit_since: Option<i64>,
+    unfit: String,
+    stored: (i64, u64),
+}
+
+/// The leader's memory; empty in every new term.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    me: NodeId,
+    timings: LeaseTimings,
+    granter: Granter,
+    term: u64,
+    nodes: BTreeMap<NodeId, Known>,
+    loads: BTreeMap<u16, f32>,
+    /// Acknowledged releases: shard -> epoch of the move.
+    acks: BTreeMap<u16, u64>,
+    /// When each move under way was first seen: shard -> (epoch, time).
+    moves: BTreeMap<u16, (u64, i64)>,
+    skew_since: Option<i64>,
+    balancing: bool,
+    /// Balancing moves that may begin, in thousandths.
+    budget: i64,
+    ticked: Option<i64>,
+    /// Cluster time = boot time + this; kept across terms.
+    offset_ms: Option<i64>,
+}
+
+impl Leader {
+    /// Of this node.
+    #[must_use]
+    pub fn new(me: NodeId, timings: LeaseTimings) -> Leader {
+        Leader {
+            me,
+            timings,
+            granter: Granter::new(timings),
+            term: 0,
+            nodes: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            acks: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            skew_since: None,
+            balancing: false,
+            budget: 0,
+            ticked: None,
+            offset_ms: None,
+        }
+    }
+
+    /// The cluster time this node follows (from grants while it does not lead): a new leader goes on from it.
+    pub fn follow(&mut self, offset_ms: i64) {
+        self.offset_ms = Some(offset_ms);
+    }
+
+    /// Cluster time in Unix milliseconds.
+    #[must_use]
+    pub fn cluster_now_ms(&self, now: &Now<'_>) -> i64 {
+        now.boot_ms + self.offset_ms.unwrap_or(now.unix_ms - now.boot_ms)
+    }
+
+    /// What was granted, for status.
+    #[must_use]
+    pub fn granter(&self) -> &Granter {
+        &self.granter
+    }
+
+    /// Why a node says it cannot work; empty = it can.
+    #[must_use]
+    pub fn unfit(&self, node: NodeId) -> &str {
+        self.nodes.get(&node).map_or("", |known| known.unfit.as_str())
+    }
+
+    /// Cluster time and map revision of the node's last stored result.
+    #[must_use]
+    pub fn stored(&self, node: NodeId) -> (i64, u64) {
+        self.nodes.get(&node).map_or((0, 0), |known| known.stored)
+    }
+
+    fn in_term(&mut self, now: &Now<'_>) {
+        if self.term != now.view.term {
+            let offset_ms = self.offset_ms;
+            *self = Leader { term: now.view.term, offset_ms, ..Leader::new(self.me, self.timings) };
+            self.granter.in_term(self.term);
+        }
+    }
+
+    /// Takes what a node tells and answers with a grant, or with why not. The leader's own renewals come here too:
+    /// what they tell counts, their lease does not.
+    pub fn renewal(&mut self, from: NodeId, renewal: &Renewal, now: &Now<'_>) -> Grant {
+        self.in_term(now);
+        let granted = match now.state.nodes.get(&from) {
+            None => Err("this node is not a member"),
+            Some(node) if node.state == NodeState::Removed => Err("this node was removed from the cluster"),
+            Some(node) => {
+                let standing = Standing { live: node.live(), session: node.session, up_index: node.up_index };
+                self.learn(from, renewal, now);
+                self.granter.renew(from, renewal, standing, now.view, now.boot_ms)
+            }
+        };
+        let cluster_now_ms = self.cluster_now_ms(now);
+        let term = now.view.term;
+        match granted {
+            Ok(()) => Grant {
+                version: VERSION,
+                term,
+                session: renewal.session,
+                lease_ms: self.timings.lease_ms,
+                cluster_now_ms,
+                refused: String::new(),
+            },
+            Err(why) => Grant {
+                version: VERSION,
+                term,
+                session: 0,
+                lease_ms: 0,
+                cluster_now_ms,
+                refused: why.to_owned(),
+            },
+        }
+    }
+
+    fn learn(&mut self, from: NodeId, renewal: &Renewal, now: &Now<'_>) {
+        let known = self.nodes.entry(from).or_default();
+        known.offset_ms = Some(renewal.unix_ms - now.boot_ms);
+        known.stored = known.stored.max((renewal.stored_ms, renewal.stored_revision));
+        known.unfit_since =
+            if renewal.unfit.is_empty() { None } else { known.unfit_since.or(Some(now.boot_ms)) };
+        known.unfit = renewal.unfit.chars().take(200).collect();
+        for (shard, load) in &renewal.loads {
+            let owned = now.state.shards.get(usize::from(*shard)).is_some_and(|shard| shard.owner == from);
+            if owned && load.is_finite() {
+                self.loads.insert(*shard, load.max(0.0));
+            }
+        }
+        for (shard, epoch) in &renewal.released {
+            let Some(held) = now.state.shards.get(usize::from(*shard)) else { continue };
+            // Only its owner may say so, and only for the move that is under way.
+            if held.owner == from && held.to.is_some() && held.named == *epoch {
+                self.acks.insert(*shard, *epoch);
+            }
+        }
+    }
+
+    /// Cluster time goes towards the median of the voters' clocks, never backwards by more than a tenth of the time
+    /// that passed, and jumps only when it is hopelessly off.
+    fn keep_time(&mut self, now: &Now<'_>, passed_ms: i64) {
+        let mine = now.unix_ms - now.boot_ms;
+        let mut offsets: Vec<i64> = now
+            .view
+            .voters
+            .iter()
+            .filter_map(|id| if *id == self.me { Some(mine) } else { self.nodes.get(id)?.offset_ms })
+            .collect();
+        offsets.sort_unstable();
+        let Some(median) = offsets.get(offsets.len() / 2).copied() else { return };
+        let at = *self.offset_ms.get_or_insert(median);
+        let apart = median - at;
+        // A lone clock decides nothing once there are others.
+        let most = offsets.len() * 2 > now.view.voters.len();
+        if most && apart.abs() > JUMP_MS {
+            self.offset_ms = Some(median);
+        } else if most {
+            let step = (passed_ms / 10).max(1);
+            self.offset_ms = Some(at + apart.clamp(-step, step));
+        }
+    }
+
+    /// The next command to propose, if any. Call it every 50 ms or so, and not while the last one is in flight.
+    pub fn tick(&mut self, now: &Now<'_>) -> Option<Command> {
+        self.in_term(now);
+        if self.granter.may_grant(now.view, now.boot_ms).is_err() {
+            self.ticked = None;
+            return None;
+        }
+        let passed = self.ticked.replace(now.boot_ms).map_or(0, |last| (now.boot_ms - last).clamp(0, 1000));
+        self.keep_time(now, passed);
+        let now_ms = self.cluster_now_ms(now);
+        let mut commands = self.ups(now);
+        commands.extend(self.deaths(now, now_ms));
+        // What these bring about is what is planned on.
+        let mut next = None;
+        if !commands.is_empty() {
+            let mut state = now.state.clone();
+            let index = now.view.applied_index + 1;
+            commands.retain(|command| state.apply(index, command).is_ok());
+            next = Some(state);
+        }
+        let state = next.as_ref().unwrap_or(now.state);
+        let unfit = self
+            .nodes
+            .iter()
+            .filter(|(_, known)| known.unfit_since.is_some_and(|since| now.boot_ms - since >= UNFIT_MS));
+        let know = Knowledge {
+            now_ms,
+            unfit: unfit.map(|(id, _)| *id).collect(),
+            loads: std::mem::take(&mut self.loads),
+        };
+        let orphans = know.orphans(state);
+        let moved = orphans.len();
+        if !orphans.is_empty() {
+            commands.push(Command::Assign { shards: orphans });
+        }
+        self.timeline(&mut commands, now, now_ms);
+        commands.extend(self.end_moves(now));
+        commands.extend(know.jobs(state, JOBS));
+        if moved == 0 {
+            commands.extend(self.begin_moves(&know, now, passed));
+        }
+        self.loads = know.loads;
+        match commands.len() {
+            0 | 1 => commands.pop(),
+            _ => Some(Command::Batch(commands)),
+        }
+    }
+
+    fn ups(&self, now: &Now<'_>) -> Vec<Command> {
+        let asks = |id: NodeId| {
+            id == self.me
+                || self.granter.silent_ms(id, now.boot_ms).is_some_and(|ms| ms <= 2 * self.timings.renew_ms)
+        };
+        now.state
+            .members()
+            .filter(|(id, node)| !node.live() && asks(*id))
+            .map(|(id, node)| Command::NodeUp { node: id, session: node.session })
+            .collect()
+    }
+
+    fn deaths(&mut self, now: &Now<'_>, now_ms: i64) -> Vec<Command> {
+        let mut over = Vec::new();
+        for (id, node) in now.state.members() {
+            if id == self.me || !node.live() || !self.granter.over(id, now.view, now.boot_ms) {
+                continue;
+            }
+            self.granter.ending(id, node.session);
+            let reason = match self.granter.silent_ms(id, now.boot_ms) {
+                Some(ms) => format!("no renewal for {ms} ms"),
+                None => "no renewal since this leader was elected".to_owned(),
+            };
+            over.push(Command::LeaseOver { node: id, session: node.session, at_ms: now_ms, reason });
+        }
+        over
+    }
+
+    /// A line of the failover timeline for each death among the commands.
+    fn timeline(&self, commands: &mut Vec<Command>, now: &Now<'_>, now_ms: i64) {
+        let lines: Vec<Command> = commands
+            .iter()
+            .filter_map(|command| {
+                let Command::LeaseOver { node, at_ms, reason, .. } = command else { return None };
+                let since = self.granter.silent_ms(*node, now.boot_ms);
+                let elected = now.view.elected_at_boot_ms.map_or(0, |at| now.boot_ms - at);
+                Some(Command::FailoverSeen(Failover {
+                    node: *node,
+                    name: now.state.nodes.get(node).map(|node| node.name.clone()).unwrap_or_default(),
+                    at_ms: *at_ms,
+                    detected_ms: since.unwrap_or(elected),
+                    moved: u32::try_from(now.state.owned(*node)).unwrap_or(u32::MAX),
+                    reason: reason.clone(),
+                    ..Failover::default()
+                }))
+            })
+            .collect();
+        debug_assert!(now_ms >= 0 || lines.is_empty());
+        commands.extend(lines);
+    }
+
+    /// Ends the moves that were acknowledged, gives up those that wait for too long.
+    fn end_moves(&mut self, now: &Now<'_>) -> Vec<Command> {
+        let mut seen = BTreeMap::new();
+        let (mut done, mut stuck) = (Vec::new(), Vec::new());
+        for going in now.state.moves() {
+            let since = match self.moves.get(&going.shard) {
+                Some((epoch, since)) if *epoch == going.epoch => *since,
+                _ => now.boot_ms,
+            };
+            seen.insert(going.shard, (going.epoch, since));
+            if self.acks.get(&going.shard) == Some(&going.epoch) {
+                done.push((going.shard, going.epoch));
+            } else if now.boot_ms - since > MOVE_MS {
+                stuck.push((going.shard, going.epoch));
+            }
+        }
+        self.acks.retain(|shard, epoch| seen.get(shard).is_some_and(|(going, _)| going == epoch));
+        self.moves = seen;
+        let mut commands = Vec::new();
+        if !done.is_empty() {
+            commands.push(Command::CompleteMoves { shards: done });
+        }
+        if !stuck.is_empty() {
+            let reason = format!("not released within {} s", MOVE_MS / 1000);
+            commands.push(Command::AbortMoves { shards: stuck, reason });
+        }
+        commands
+    }
+
+    fn begin_moves(&mut self, know: &Knowledge, now: &Now<'_>, passed_ms: i64) -> Option<Command> {
+        let room = MOVES.saturating_sub(self.moves.len());
+        let leaving = know.leaving(now.state, room);
+        if !leaving.is_empty() {
+            return Some(Command::Release { shards: leaving });
+        }
+        // Without a database nothing runs, and a move costs nothing.
+        let idle = now.state.database.as_ref().is_none_or(|database| !database.ready);
+        self.budget = (self.budget + passed_ms * BALANCE_PER_S).min(BALANCE_PER_S * 1000);
+        let known = now.view.elected_at_boot_ms.is_some_and(|at| now.boot_ms - at >= LOADS_MS);
+        if !self.moves.is_empty() || !(idle || known) {
+            return None;
+        }
+        let (skew, newcomer) = know.skew(now.state);
+        self.skew_since = if skew > SKEW { self.skew_since.or(Some(now.boot_ms)) } else { None };
+        let lasting = self.skew_since.is_some_and(|since| now.boot_ms - since >= SKEW_MS);
+        self.balancing = (self.balancing || newcomer || lasting) && skew > 1.0;
+        if !self.balancing {
+            return None;
+        }
+        let budget = if idle { 4096 } else { usize::try_from(self.budget / 1000).unwrap_or(0).min(room) };
+        if budget == 0 {
+            return None;
+        }
+        let moves = know.balance(now.state, budget);
+        if moves.is_empty() {
+            self.balancing = false;
+            return None;
+        }
+        self.budget -= i64::try_from(moves.len()).unwrap_or(0) * 1000;
+        Some(Command::Release { shards: moves })
+    }
+
+    /// Nodes whose lease still runs by this leader's grants.
+    #[must_use]
+    pub fn holders(&self, now: &Now<'_>) -> BTreeSet<NodeId> {
+        let mut holders: BTreeSet<NodeId> = now
+            .state
+            .members()
+            .filter(|(id, _)| self.granter.left_ms(*id, now.boot_ms).is_some_and(|left| left > 0))
+            .map(|(id, _)| id)
+            .collect();
+        if self.granter.may_grant(now.view, now.boot_ms).is_ok() {
+            holders.insert(self.me);
+        }
+        holders
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+use super::*;
+use crate::state::{Applied, Shard};
+use proptest::prelude::*;
+
+/// So many live nodes, ids from 2, without shards.
+fn cluster(nodes: u64) -> ClusterState {
+    let mut state = ClusterState::new();
+    for id in 2..2 + nodes {
+        let admit = Command::AdmitNode {
+            uuid: format!("u{id}"),
+            name: format!("n{id}"),
+            spki: format!("k{id}"),
+            address: String::new(),
+            spool_address: String::new(),
+            console_address: String::new(),
+            version: String::new(),
+        };
+        assert_eq!(state.apply(id, &admit), Ok(Applied::Admitted(id)));
+        state.apply(100 + id, &Command::NodeUp { node: id, session: 1 }).unwrap();
+    }
+    state
+}
+
+fn assigned(nodes: u64, know: &Knowledge) -> ClusterState {
+    let mut state = cluster(nodes);
+    let shards = know.orphans(&state);
+    assert_eq!(shards.len(), 4096);
+    state.apply(200, &Command::Assign { shards }).unwrap();
+    state
+}
+
+fn finish(state: &mut ClusterState, at: u64, moves: Vec<(u16, NodeId)>) {
+    state.apply(at, &Command::Release { shards: moves }).unwrap();
+    let shards = state.moves().map(|m| (m.shard, m.epoch)).collect();
+    state.apply(at + 1, &Command::CompleteMoves { shards }).unwrap();
+}
+
+#[test]
+fn a_death_moves_exactly_the_orphans_and_leaves_all_even() {
+    let know = Knowledge::default();
+    for nodes in [2, 3, 5, 16] {
+        let mut state = assigned(nodes, &know);
+        let before: Vec<Shard> = state.shards.clone();
+        state
+            .apply(300, &Command::LeaseOver { node: 3, session: 1, at_ms: 0, reason: String::new() })
+            .unwrap();
+        let plan = know.orphans(&state);
+        let orphans = before.iter().filter(|shard| shard.owner == 3).count();
+        assert_eq!(plan.len(), orphans);
+        state.apply(301, &Command::Assign { shards: plan }).unwrap();
+        for (old, new) in before.iter().zip(&state.shards) {
+            assert!(old.owner == 3 || old.owner == new.owner);
+        }
+        assert!(know.skew(&state).0 <= 1.05);
+    }
+}
+
+#[test]
+fn a_new_node_gets_its_share_and_no_more_moves_than_that() {
+    let know = Knowledge::default();
+    let mut state = assigned(3, &know);
+    let mut with = cluster(4);
+    with.shards.clone_from(&state.shards);
+    state = with;
+    assert!(know.skew(&state).1, "one has next to nothing");
+    let moves = know.balance(&state, 4096);
+    assert!(moves.len() <= 4096 / 4 + 4096 / 20, "{}", moves.len());
+    finish(&mut state, 300, moves);
+    assert!(know.skew(&state).0 <= 1.05);
+    assert!(know.balance(&state, 4096).is_empty(), "calm is calm");
+}
+
+#[test]
+fn who_drains_or_cannot_work_loses_all_and_gets_none() {
+    let mut know = Knowledge::default();
+    let mut state = assigned(3, &know);
+    state.apply(300, &Command::Drain { node: 2 }).unwrap();
+    let moves = know.leaving(&state, 4096);
+    assert_eq!(moves.len(), state.owned(2));
+    assert!(moves.iter().all(|(_, to)| *to != 2));
+    finish(&mut state, 301, moves);
+    assert_eq!(state.owned(2), 0);
+    know.unfit.insert(3);
+    let moves = know.leaving(&state, 10);
+    assert_eq!(moves.len(), 10);
+    assert!(moves.iter().all(|(_, to)| *to == 4));
+    // With nobody fit, nothing moves: it would be no better elsewhere.
+    know.unfit.extend([2, 4]);
+    assert!(know.leaving(&state, 4096).is_empty());
+}
+
+#[test]
+fn orphans_find_an_owner_even_when_all_others_drain() {
+    let know = Knowledge::default();
+    let mut state = cluster(2);
+    state.apply(300, &Command::Drain { node: 2 }).unwrap();
+    state.apply(301, &Command::Drain { node: 3 }).unwrap();
+    assert_eq!(know.orphans(&state).len(), 4096);
+}
+
+#[test]
+fn jobs_follow_the_living() {
+    let know = Knowledge::default();
+    let mut state = cluster(2);
+    let place = know.jobs(&state, &["purge"]);
+    assert_eq!(place.len(), 1);
+    state.apply(300, &place[0]).unwrap();
+    assert!(know.jobs(&state, &["purge"]).is_empty());
+    let node = state.jobs["purge"].node;
+    state.apply(301, &Command::LeaseOver { node, session: 1, at_ms: 0, reason: String::new() }).unwrap();
+    state.apply(302, &know.jobs(&state, &["purge"])[0]).unwrap();
+    assert_ne!(state.jobs["purge"].node, node);
+    assert_eq!(state.jobs["purge"].epoch, 2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    /// Loads however uneven: the fullest node ends near the mean, or has one shard too large to help.
+    #[test]
+    fn any_loads_are_evened_out(nodes in 2u64..9, seeds in prop::collection::vec(0.0f32..100.0, 1..200)) {
+        let loads: BTreeMap<u16, f32> =
+            seeds.iter().zip(0u16..).map(|(load, n)| (n.wrapping_mul(2671) % 4096, *load)).collect();
+        let even = Knowledge::default();
+        let mut state = assigned(nodes, &even);
+        let know = Knowledge { loads, ..Knowledge::default() };
+        let moves = know.balance(&state, 4096);
+        finish(&mut state, 300, moves);
+        let largest = know.loads.values().copied().fold(BASE, f32::max);
+        let targets = know.targets(&state);
+        let loads = know.node_loads(&state, &targets);
+        let mean = loads.values().sum::<f32>() / targets.len() as f32;
+        let most = loads.values().copied().fold(0.0, f32::max);
+        prop_assert!(most <= (mean * CALM).max(mean + largest), "{most} {mean} {largest}");
+    }
+}
