@@ -1,0 +1,316 @@
+//! The command line: what commands there are and what they take. No work is done here.
+
+mod dev;
+mod servers;
+
+pub(crate) use dev::{Dev, Up};
+pub(crate) use servers::{
+    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, TentacleServerOptions,
+};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed, the reason is on standard error; 2 the command line is wrong;
+3 (servers) another process of the same kind took over.
+
+Which cluster: --dir or ELPIS_DEV_DIR name the folder of a development cluster; else the node of this machine
+(/run/elpis); else ./.elpis-dev.";
+
+/// High-availability monitoring, wire-compatible with Pandora FMS.
+#[derive(Debug, Parser)]
+#[command(name = "elpis", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every operator's command takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Scope {
+    /// Folder of a development cluster
+    #[arg(long, global = true, env = "ELPIS_DEV_DIR", value_name = "DIR", help_heading = "Which cluster")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Ask this node of the development cluster, not the first that answers
+    #[arg(long, global = true, value_name = "NODE", help_heading = "Which cluster")]
+    pub(crate) on: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true, help_heading = "Which cluster")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node agent; or drain, undrain, remove a node
+    Node(NodeCommand),
+    /// Run the server that takes agents' files
+    TentacleServer(TentacleServerOptions),
+    /// Run the server that turns agents' files into samples
+    DataServer(DataServerOptions),
+    /// Run the server of network checks
+    NetworkServer(NetworkServerOptions),
+    /// Run the web console and the API
+    Console(ConsoleOptions),
+    /// Form a cluster, let a node in, see how it stands
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Let this machine's node join a cluster, with the words of `elpis cluster add-node`
+    Join(Join),
+    /// Agents: list, show, delete
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Modules: list, run now, delete
+    #[command(subcommand)]
+    Module(Module),
+    /// Network checks: add, list
+    #[command(subcommand)]
+    Check(Check),
+    /// Events: list
+    #[command(subcommand)]
+    Event(Event),
+    /// The run ledger: which checks ran, which were missed, which ran twice
+    #[command(subcommand)]
+    Ledger(Ledger),
+    /// The database's schema
+    #[command(subcommand)]
+    Database(Database),
+    /// Send and fetch files over Tentacle
+    #[command(subcommand)]
+    TentacleClient(TentacleClient),
+    /// A whole cluster in one folder of this machine, to develop, test and try
+    #[command(subcommand)]
+    Dev(Dev),
+    /// Print the completion script of a shell
+    Completion { shell: Shell },
+}
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct NodeCommand {
+    #[command(flatten)]
+    pub(crate) daemon: Option<NodeDaemon>,
+    #[command(subcommand)]
+    pub(crate) command: Option<NodeOrder>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeOrder {
+    /// Move all work away from a node, without a gap
+    Drain { node: String },
+    /// Give work to a drained node again
+    Undrain { node: String },
+    /// Take a node out of the cluster for good
+    Remove { node: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Make a cluster of this one node
+    Init(Init),
+    /// Print the words with which one new node may join
+    AddNode,
+    /// Show nodes, leases, shards and failovers; works without the database
+    Status {
+        /// Redraw every second until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Init {
+    /// Name of the cluster
+    #[arg(default_value = "elpis")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) database: Option<DatabaseArgs>,
+}
+
+/// A database and how to get in. No option takes a password: other users see command lines.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DatabaseArgs {
+    /// mysql://HOST:PORT/NAME, or mysql://localhost/NAME?socket=/PATH
+    #[arg(long = "database-url", value_name = "URL")]
+    pub(crate) url: String,
+    /// Account
+    #[arg(long = "database-user", value_name = "USER", default_value = "elpis")]
+    pub(crate) user: String,
+    /// File with the account's password; "-" or nothing: standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Join {
+    /// Cluster address (host:port) of a member
+    pub(crate) address: String,
+    /// The six words
+    #[arg(required = true, num_args = 1..=6)]
+    pub(crate) words: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// All agents
+    List,
+    /// One agent with its modules
+    Show { agent: String },
+    /// Delete an agent with its modules
+    Delete { agent: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Module {
+    /// Modules with their states
+    List {
+        /// Only those of this agent
+        #[arg(long)]
+        agent: Option<String>,
+    },
+    /// Run a network check now
+    Run { id: u64 },
+    /// Delete a module
+    Delete { id: u64 },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Check {
+    /// Add a network check, e.g. `elpis check add "tcp mail:25"`
+    Add(CheckAdd),
+    /// Network checks with target and interval
+    List,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckAdd {
+    /// "ping HOST", "tcp HOST:PORT", "udp HOST:PORT TEXT", "snmp HOST OID"
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    pub(crate) check: Option<String>,
+    /// Read many checks, one a line; "-": standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Agent that gets the module; made if missing. Without: named after the target
+    #[arg(long)]
+    pub(crate) agent: Option<String>,
+    /// Name of the module
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) name: Option<String>,
+    /// Seconds between two runs
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) interval: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Event {
+    /// Newest events
+    List {
+        #[arg(long)]
+        agent: Option<String>,
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ledger {
+    /// Count the slots due, recorded, missed and recorded twice
+    Check {
+        /// Begin: Unix seconds, 2026-11-25T10:00:00Z, or an age like 10m; without: since the cluster started
+        #[arg(long, value_parser = crate::operate::time::parse)]
+        from: Option<i64>,
+        /// End, same forms; without: now
+        #[arg(long, value_parser = crate::operate::time::parse)]
+        to: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Database {
+    /// Make the schema, or bring it up to this version
+    Migrate(DatabaseArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TentacleClient {
+    /// Send files
+    Send {
+        #[command(flatten)]
+        server: TentacleTarget,
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Fetch files by name
+    Fetch {
+        #[command(flatten)]
+        server: TentacleTarget,
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Folder to write them to
+        #[arg(long, default_value = ".")]
+        into: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TentacleTarget {
+    /// host:port
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) server: String,
+    /// TLS; the server's certificate is not verified
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// TLS; the server's certificate is verified against this CA (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// File with the server's password; "-": standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+/// Writes a completion script to standard output.
+pub(crate) fn completion(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "elpis", &mut script);
+    crate::output::print(&String::from_utf8_lossy(&script));
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn node_is_the_daemon_or_an_order() {
+        let daemon = "elpis node --data /d --name n1 --listen 127.0.0.1:1 --spool-address 127.0.0.1:2 \
+                      --console-address 127.0.0.1:3";
+        let cli = Cli::try_parse_from(daemon.split_whitespace()).unwrap();
+        assert!(matches!(cli.command, Command::Node(NodeCommand { daemon: Some(_), command: None })));
+        let cli = Cli::try_parse_from(["elpis", "node", "drain", "n2"]).unwrap();
+        assert!(matches!(
+            cli.command,
+            Command::Node(NodeCommand { command: Some(NodeOrder::Drain { .. }), .. })
+        ));
+        assert!(Cli::try_parse_from(["elpis", "node", "--data", "/d"]).is_err());
+    }
+
+    #[test]
+    fn no_option_takes_a_password() {
+        fn walk(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert_ne!(argument.get_long(), Some("password"), "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+}

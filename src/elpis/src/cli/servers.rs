@@ -1,0 +1,90 @@
+//! Options of the long-running processes.
+
+use clap::{Args, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How quickly a silent node is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// One switch or rack
+    Lan,
+    /// Machines that stall
+    Safe,
+    /// Two sites
+    Metro,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeDaemon {
+    /// Folder of this node: key, Raft log, spool, sockets
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Name of this node
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Address for the other nodes (mTLS)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Address under which other nodes reach this one, when it is not the one listened on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Address of this node's spool port, told to the other nodes
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) spool_address: String,
+    /// Address of this node's console, told to the other nodes
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) console_address: String,
+    /// How quickly a silent node is given up
+    #[arg(long, value_enum, default_value_t = Profile::Lan)]
+    pub(crate) profile: Profile,
+    /// Servers that should run on this node; without: all
+    #[arg(long, value_delimiter = ',', value_name = "ROLES")]
+    pub(crate) roles: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TentacleServerOptions {
+    /// node.sock of this node
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Folder of this node
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address for agents
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Address for second copies from other nodes (mTLS)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) spool_listen: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DataServerOptions {
+    /// node.sock of this node
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Folder of this node
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NetworkServerOptions {
+    /// node.sock of this node
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConsoleOptions {
+    /// node.sock of this node
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Folder of this node
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address for browsers and API clients (TLS)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+}

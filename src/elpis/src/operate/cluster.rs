@@ -1,0 +1,132 @@
+//! `elpis cluster …`, `elpis join`, `elpis node drain|undrain|remove`: through node.sock, without the database.
+
+use super::{secret, status};
+use crate::cli::{Cluster as Asked, Init, Join, NodeOrder, Scope};
+use crate::find::Cluster;
+use crate::output;
+use anyhow::{Result, bail, ensure};
+use elpis_watch::Method;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// A join that stands still this long has failed.
+const JOIN: Duration = Duration::from_secs(180);
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) async fn cluster(cluster: &Cluster, scope: &Scope, order: Asked) -> Result<()> {
+    match order {
+        Asked::Init(init) => self::init(cluster, scope, init).await,
+        Asked::AddNode => add_node(cluster, scope).await,
+        Asked::Status { watch: true } => status::watch(cluster, scope.json).await,
+        Asked::Status { watch: false } => {
+            let seen = cluster.node(Method::GET, "/v1/status", None).await?;
+            if scope.json {
+                output::json(&seen);
+            } else {
+                output::print(&status::text(&seen));
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn init(cluster: &Cluster, scope: &Scope, init: Init) -> Result<()> {
+    needs_node(cluster)?;
+    let database = match init.database {
+        Some(to) => {
+            let password = secret::read(to.password_file.as_deref())?;
+            json!({ "url": to.url, "user": to.user, "password": password })
+        }
+        None => Value::Null,
+    };
+    let body = json!({ "name": init.name, "database": database });
+    let made = cluster.node(Method::POST, "/v1/cluster/init", Some(&body)).await?;
+    said(
+        scope,
+        &made,
+        &format!("the cluster {} has its first node; let others in with: elpis cluster add-node", init.name),
+    );
+    Ok(())
+}
+
+async fn add_node(cluster: &Cluster, scope: &Scope) -> Result<()> {
+    let offer = cluster.node(Method::POST, "/v1/cluster/add-node", Some(&json!({}))).await?;
+    let words = match &offer["words"] {
+        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        other => other.as_str().unwrap_or_default().to_owned(),
+    };
+    let address = offer["address"].as_str().unwrap_or_default();
+    let text = format!(
+        "on the new node type:\n\n  elpis join {address} {words}\n\nthe words let one node in, and expire"
+    );
+    said(scope, &offer, &text);
+    Ok(())
+}
+
+pub(super) async fn join(cluster: &Cluster, scope: &Scope, join: Join) -> Result<()> {
+    needs_node(cluster)?;
+    let body = json!({ "address": join.address, "words": join.words.join(" ") });
+    cluster.node(Method::POST, "/v1/cluster/join", Some(&body)).await?;
+    let quiet = scope.json;
+    follow_join(cluster, |name, seconds| {
+        if !quiet {
+            output::line(&format!("{seconds:6.1} s  {name}"));
+        }
+    })
+    .await?;
+    said(scope, &json!({ "joined": true }), "this node is a member");
+    Ok(())
+}
+
+/// Waits until the node's join is done; tells each step (name, seconds) once.
+pub(crate) async fn follow_join(cluster: &Cluster, mut step: impl FnMut(&str, f64)) -> Result<()> {
+    let begin = Instant::now();
+    let mut told = 0;
+    loop {
+        match cluster.node(Method::GET, "/v1/cluster/join", None).await {
+            Ok(progress) => {
+                let steps = progress["steps"].as_array().cloned().unwrap_or_default();
+                for one in steps.iter().skip(told) {
+                    step(&output::cell(one, "name"), one["seconds"].as_f64().unwrap_or(0.0));
+                }
+                told = told.max(steps.len());
+                if let Some(error) = progress["error"].as_str().filter(|text| !text.is_empty()) {
+                    bail!("{error}");
+                }
+                if progress["done"] == true {
+                    return Ok(());
+                }
+            }
+            Err(e) if begin.elapsed() > JOIN => return Err(e),
+            Err(_) => {}
+        }
+        ensure!(begin.elapsed() < JOIN, "the join is not done after {} s", JOIN.as_secs());
+        sleep(LOOK).await;
+    }
+}
+
+pub(super) async fn node(cluster: &Cluster, scope: &Scope, order: NodeOrder) -> Result<()> {
+    let (path, node, text) = match order {
+        NodeOrder::Drain { node } => ("drain", node, "gives its work away"),
+        NodeOrder::Undrain { node } => ("undrain", node, "takes work again"),
+        NodeOrder::Remove { node } => ("remove", node, "is out of the cluster"),
+    };
+    let path = format!("/v1/node/{path}");
+    let done = cluster.node(Method::POST, &path, Some(&json!({ "node": node }))).await?;
+    said(scope, &done, &format!("{node} {text}"));
+    Ok(())
+}
+
+fn needs_node(cluster: &Cluster) -> Result<()> {
+    ensure!(!cluster.is_ambiguous(), "which node? A development cluster has several: add --on NODE");
+    Ok(())
+}
+
+fn said(scope: &Scope, answer: &Value, text: &str) {
+    if scope.json {
+        output::json(answer);
+    } else {
+        output::line(text);
+    }
+}

@@ -1,0 +1,162 @@
+//! `elpis cluster status` as text.
+
+use super::time;
+use crate::find::Cluster;
+use crate::output::{self, cell, safe};
+use anyhow::Result;
+use elpis_watch::Method;
+use serde_json::Value;
+use std::time::Duration;
+
+const REDRAW: Duration = Duration::from_secs(1);
+/// Failovers and events shown.
+const NEWEST: usize = 5;
+
+/// Redraws every second; with JSON one line a second.
+pub(super) async fn watch(cluster: &Cluster, as_json: bool) -> Result<()> {
+    loop {
+        let seen = cluster.node(Method::GET, "/v1/status", None).await;
+        match (seen, as_json) {
+            (Ok(seen), true) => output::line(&seen.to_string()),
+            (Ok(seen), false) => output::print(&format!("\u{1b}[H\u{1b}[2J{}", text(&seen))),
+            (Err(e), true) => output::line(&serde_json::json!({ "error": format!("{e:#}") }).to_string()),
+            (Err(e), false) => output::print(&format!("\u{1b}[H\u{1b}[2J{e:#}\n")),
+        }
+        tokio::time::sleep(REDRAW).await;
+    }
+}
+
+/// The whole status.
+pub(super) fn text(seen: &Value) -> String {
+    match seen["state"].as_str() {
+        Some("no-cluster") => {
+            return "this node is in no cluster: `elpis cluster init` makes one, `elpis join` enters one\n"
+                .into();
+        }
+        Some("joining") => return "this node is joining a cluster\n".into(),
+        _ => {}
+    }
+    let master = match &seen["master"] {
+        Value::Null => "no master".to_owned(),
+        name => format!("master {}", safe(name.as_str().unwrap_or("?"))),
+    };
+    let mut text = format!(
+        "cluster {}  {master}  term {}  generation {}\n",
+        cell(seen, "cluster"),
+        cell(seen, "term"),
+        cell(seen, "generation")
+    );
+    let reason = seen["reason"].as_str().filter(|r| !r.is_empty()).map(|r| format!(": {}", safe(r)));
+    text.push_str(&match seen["can_lose"].as_u64() {
+        Some(1) => format!("can lose 1 node{}\n", reason.unwrap_or_default()),
+        other => format!("can lose {} nodes{}\n", other.unwrap_or(0), reason.unwrap_or_default()),
+    });
+    let shards = &seen["shards"];
+    text.push_str(&format!("{} of {} shards owned", cell(shards, "owned"), cell(shards, "total")));
+    text.push_str(&format!(", {} moving\n\n", seen["moves"].as_u64().unwrap_or(0)));
+    text.push_str(&nodes(seen));
+    for warning in seen["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        text.push_str(&format!("\nwarning: {}", safe(warning)));
+    }
+    text.push_str(&failovers(seen));
+    text
+}
+
+fn nodes(seen: &Value) -> String {
+    let rows: Vec<Vec<String>> = seen["nodes"].as_array().into_iter().flatten().map(node).collect();
+    let head = ["name", "id", "state", "voter", "session", "shards", "lease", "address", "services"];
+    output::table(&head, &rows, "no nodes")
+}
+
+fn node(node: &Value) -> Vec<String> {
+    let voter = if node["voter"] == true { "yes" } else { "no" };
+    let lease = match node["lease_ms_left"].as_i64() {
+        Some(ms) if ms > 0 => format!("{ms} ms"),
+        _ => "none".to_owned(),
+    };
+    let services: Vec<String> = node["services"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, state)| format!("{} {}", safe(name), safe(state.as_str().unwrap_or("?"))))
+        .collect();
+    let services = match services.iter().all(|s| s.ends_with(" up")) {
+        true if !services.is_empty() => format!("all {} up", services.len()),
+        _ => services.join(", "),
+    };
+    vec![
+        cell(node, "name"),
+        cell(node, "id"),
+        cell(node, "state"),
+        voter.to_owned(),
+        cell(node, "session"),
+        cell(node, "shards"),
+        lease,
+        cell(node, "address"),
+        services,
+    ]
+}
+
+fn failovers(seen: &Value) -> String {
+    let all = seen["failovers"].as_array().cloned().unwrap_or_default();
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut newest: Vec<&Value> = all.iter().collect();
+    newest.sort_by_key(|f| std::cmp::Reverse(when(f)));
+    let rows: Vec<Vec<String>> = newest.into_iter().take(NEWEST).map(failover).collect();
+    let head = [
+        "node lost",
+        "at",
+        "detected ms",
+        "reassigned ms",
+        "first result ms",
+        "moved",
+        "missed",
+        "recorded twice",
+    ];
+    format!("\n{}", output::table(&head, &rows, ""))
+}
+
+/// `at` in Unix milliseconds, whether given in seconds or milliseconds.
+pub(crate) fn when(failover: &Value) -> i64 {
+    let at = failover["at"].as_i64().or_else(|| failover["at_ms"].as_i64()).unwrap_or(0);
+    if at < 100_000_000_000 { at.saturating_mul(1_000) } else { at }
+}
+
+fn failover(failover: &Value) -> Vec<String> {
+    let number = |field: &str| cell(failover, field);
+    vec![
+        number("node"),
+        time::show_ms(when(failover)),
+        number("detected_ms"),
+        number("reassigned_ms"),
+        number("first_result_ms"),
+        number("moved"),
+        number("missed"),
+        number("recorded_twice"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_reads_well_and_a_broken_one_does_no_harm() {
+        let seen = json!({
+            "cluster": "dev", "generation": 1, "master": "n1", "term": 3, "can_lose": 1, "reason": "", "moves": 2,
+            "nodes": [{"id": 5, "name": "n1", "address": "127.0.0.1:1", "state": "live", "voter": true, "session": 7,
+                       "shards": 4096, "lease_ms_left": 800, "services": {"console": "up", "data-server": "hung"}}],
+            "shards": {"total": 4096, "owned": 4096}, "warnings": ["one \u{1b}[31m"],
+            "failovers": [{"node": "n2", "at": 1_764_064_800, "detected_ms": 900, "reassigned_ms": 1200}]
+        });
+        let text = text(&seen);
+        assert!(text.contains("cluster dev  master n1  term 3"), "{text}");
+        assert!(text.contains("data-server hung"), "{text}");
+        assert!(text.contains("n2         2025-11-25 10:00:00  900"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+        super::text(&json!({ "nodes": 3, "shards": [] }));
+    }
+}

@@ -1,0 +1,121 @@
+//! Composes the processes of a node from the libraries: one function a process.
+//!
+//! Each follows the same order: log, signals, the library's `run` until SIGTERM, exit code.
+
+use crate::cli::{
+    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, TentacleServerOptions,
+};
+use anyhow::{Context, Result};
+use elpis_monitor::Shard;
+use elpis_tentacle::server::{self as tentacle, ServerConfig};
+use elpis_watch::{Link, LinkError, Role};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// A server whose place was taken by another process.
+const SUPERSEDED: u8 = 3;
+
+pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
+    drop(options);
+    not_in_this_build("the node agent")
+}
+
+pub(crate) fn data_server(options: DataServerOptions) -> ExitCode {
+    drop(options);
+    not_in_this_build("the data server")
+}
+
+pub(crate) fn network_server(options: NetworkServerOptions) -> ExitCode {
+    drop(options);
+    not_in_this_build("the network server")
+}
+
+pub(crate) fn console(options: ConsoleOptions) -> ExitCode {
+    drop(options);
+    not_in_this_build("the console")
+}
+
+fn not_in_this_build(what: &str) -> ExitCode {
+    eprintln!("elpis: {what} is not in this build");
+    ExitCode::FAILURE
+}
+
+pub(crate) fn tentacle_server(options: TentacleServerOptions) -> ExitCode {
+    serve(async move |stop| {
+        let link = Link::connect(&options.socket, Role::TentacleServer).await?;
+        let mut config =
+            ServerConfig::new(options.listen, options.data.join("spool"), options.data.join("node.key"));
+        config.spool_listen = Some(options.spool_listen);
+        let clock = link.clone();
+        let cluster = tentacle::Cluster {
+            node: link.welcome().node,
+            map: link.map(),
+            now_ms: Arc::new(move || clock.cluster_now_ms()),
+        };
+        let shard_of: tentacle::ShardOf = Arc::new(|name| Shard::of_file(name).map(Shard::number));
+        until_superseded(&link, tentacle::run(config, cluster, shard_of, stop)).await
+    })
+}
+
+/// Runs a server's work; ends early when another process takes its place.
+async fn until_superseded<E>(link: &Link, work: impl Future<Output = Result<(), E>>) -> Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    tokio::select! {
+        done = work => Ok(done?),
+        () = link.superseded() => Err(LinkError::Superseded("another process registered".into()).into()),
+    }
+}
+
+/// Log, runtime, signals, exit code around the work of a process.
+fn serve(work: impl AsyncFnOnce(CancellationToken) -> Result<()>) -> ExitCode {
+    log_to_stderr();
+    let run = || -> Result<()> {
+        let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+        runtime.block_on(async {
+            let stop = CancellationToken::new();
+            let (mut terminate, mut interrupt) =
+                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let order = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                tracing::info!("stopping");
+                order.cancel();
+            });
+            work(stop).await
+        })
+    };
+    let done = run();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.downcast_ref::<LinkError>().is_some_and(|e| matches!(e, LinkError::Superseded(_))) => {
+            tracing::warn!("{e:#}");
+            ExitCode::from(SUPERSEDED)
+        }
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A runtime of one thread, for the command line.
+pub(crate) fn small_runtime() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// The level comes from ELPIS_LOG (e.g. `debug`, `info,elpis_probe=trace`).
+pub(crate) fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("ELPIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
