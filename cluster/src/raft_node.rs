@@ -1,29 +1,31 @@
 //! This node's part in the Raft group: the face that the node agent works with.
 
+mod asks;
 mod error;
+mod keeper;
 mod members;
+mod propose;
 mod service;
+mod view;
 
+pub(crate) use asks::{ASK, PIN, call_frame};
 pub use error::NodeError;
 pub use members::MemberChange;
+pub use view::RaftView;
 
 use crate::identity::{Identity, Place};
 use crate::log_store::LogStore;
 use crate::network::{Factory, Kind, Lane, Peers, serve};
 use crate::state::{Applied, ClusterState, Command};
 use crate::state_machine::StateMachine;
-use crate::types::{FIRST_NODE, Outcome, Proposal, Timings, TypeConfig, boot_ms, monotonic_ms};
+use crate::types::{FIRST_NODE, Timings, TypeConfig, boot_ms, monotonic_ms};
 use futures_util::future::BoxFuture;
-use openraft::Instant as _;
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
-use serde::{Deserialize, Serialize};
+use openraft::{BasicNode, Raft, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -31,8 +33,6 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-/// How long a proposal looks for a leader that takes it.
-const PROPOSE: Duration = Duration::from_secs(5);
 /// How long a custom call waits.
 const CALL: Duration = Duration::from_millis(400);
 
@@ -50,43 +50,11 @@ pub struct Config {
     pub timings: Timings,
 }
 
-/// Raft as seen from this node. A hint, except where the fields say since when.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RaftView {
-    pub term: u64,
-    pub leader: Option<u64>,
-    pub is_leader: bool,
-    /// The first entry of the leader's own term is applied: only then may it grant leases.
-    pub first_entry_applied: bool,
-    /// Send time of the newest message that a quorum acknowledged; `None` when not leading, or when the machine was
-    /// suspended since.
-    pub last_quorum_acked_boot_ms: Option<i64>,
-    /// When this node learned that it leads this term.
-    pub elected_at_boot_ms: Option<i64>,
-    /// Who led before, by the log.
-    pub predecessor: Option<u64>,
-    /// It gives its leadership away and must not grant in this term any more.
-    pub transferring: bool,
-    /// Index of the last applied entry.
-    pub applied_index: u64,
-    pub voters: Vec<u64>,
-    pub learners: Vec<u64>,
-    /// Raft stopped for good (disk, corruption): this node must fence itself.
-    pub failed: Option<String>,
-}
-
 /// Handler of custom calls: (peer, kind, body).
 pub type CallHandler =
     Arc<dyn Fn(u64, String, Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
 
 type TheRaft = Raft<TypeConfig, StateMachine>;
-
-#[derive(Clone, Copy, Debug)]
-struct Elected {
-    term: u64,
-    at_boot_ms: i64,
-    predecessor: Option<u64>,
-}
 
 pub(crate) struct Inner {
     config: Config,
@@ -98,15 +66,19 @@ pub(crate) struct Inner {
     /// `CLOCK_MONOTONIC` until which it answers no vote.
     quiet_until: i64,
     sole: std::sync::atomic::AtomicBool,
-    elected: Mutex<Option<Elected>>,
+    elected: Mutex<Option<view::Elected>>,
     transferring: AtomicU64,
     /// Difference of the clocks, and since when (monotonic): it changes only in suspend.
     suspend: Mutex<(i64, i64)>,
     handler: RwLock<Option<CallHandler>>,
     /// Live boot id by member, with the time of its last frame.
     boots: Mutex<BTreeMap<u64, (String, i64)>>,
-    /// Membership changes and joins, one at a time.
+    /// Membership changes, one at a time.
     changing: tokio::sync::Mutex<()>,
+    /// `CLOCK_MONOTONIC` of the last change of the membership seen here, at first of the start.
+    changed_at: AtomicI64,
+    /// Machines that join through this node.
+    pub(crate) door: crate::bootstrap::Door,
 }
 
 /// This node's Raft, its port and its connections. Clones share it; it stops with [`RaftNode::shutdown`] or when the
@@ -123,13 +95,6 @@ impl std::fmt::Debug for RaftNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RaftNode({})", self.inner.id)
     }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Forwarded {
-    Done(Outcome),
-    NotLeader(Option<u64>),
-    Failed(String),
 }
 
 impl RaftNode {
@@ -199,12 +164,15 @@ impl RaftNode {
             handler: RwLock::default(),
             boots: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            changed_at: AtomicI64::new(now),
+            door: crate::bootstrap::Door::default(),
             config,
         });
         let token = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(serve(listener, server_config, Arc::clone(&inner), tasks.clone(), token.clone()));
-        tasks.spawn(watch_elections(Arc::clone(&inner), token.clone()));
+        tasks.spawn(view::watch_elections(Arc::clone(&inner), token.clone()));
+        tasks.spawn(keeper::keep(Arc::clone(&inner), token.clone()));
         if sole {
             inner.raft.runtime_config().elect(true);
         } else {
@@ -257,6 +225,18 @@ impl RaftNode {
         Ok(node)
     }
 
+    /// Starts for the first time in a cluster that has admitted this node: the place is kept from here on.
+    pub(crate) async fn start_new(
+        config: Config,
+        identity: &mut Identity,
+        place: Place,
+        listener: TcpListener,
+    ) -> Result<RaftNode, NodeError> {
+        remove_log(&config)?;
+        identity.settle(place.clone())?;
+        Self::start_on(config, identity.clone(), place, listener).await
+    }
+
     fn admission(&self, uuid: &str, spki: &str) -> Command {
         let config = &self.inner.config;
         Command::AdmitNode {
@@ -268,6 +248,10 @@ impl RaftNode {
             console_address: config.console_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// Id of this node.
@@ -311,9 +295,8 @@ impl RaftNode {
         if node == self.inner.id {
             return self.inner.handle(node, kind.to_owned(), body).await.map_err(NodeError::Handler);
         }
-        let length =
-            u16::try_from(kind.len()).map_err(|_| NodeError::Handler("the kind is too long".to_owned()))?;
-        let frame = [&length.to_be_bytes()[..], kind.as_bytes(), &body].concat();
+        let frame =
+            call_frame(kind, &body).ok_or_else(|| NodeError::Handler("the kind is too long".to_owned()))?;
         Ok(self.inner.peers.ask(node, Lane::Call, Kind::Call, &frame, CALL).await?)
     }
 
@@ -359,137 +342,5 @@ fn remove_log(config: &Config) -> Result<(), NodeError> {
     match std::fs::remove_file(config.data_dir.join("raft.redb")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
-    }
-}
-
-/// Notes when this node began to lead and who led before.
-async fn watch_elections(inner: Arc<Inner>, stop: CancellationToken) {
-    let mut metrics = inner.raft.server_metrics();
-    loop {
-        let (state, term) = {
-            let seen = metrics.borrow_watched();
-            (seen.state, seen.vote.leader_id.term)
-        };
-        let known =
-            inner.elected.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|e| e.term == term);
-        if state == ServerState::Leader && !known {
-            let at_boot_ms = boot_ms();
-            match inner.store.leader_before(term).await {
-                Ok(predecessor) => {
-                    let elected = Elected { term, at_boot_ms, predecessor };
-                    *inner.elected.lock().unwrap_or_else(PoisonError::into_inner) = Some(elected);
-                }
-                Err(error) => tracing::error!(%error, "the Raft log cannot be read"),
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-impl Inner {
-    fn view(&self) -> RaftView {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let term = metrics.current_term;
-        let is_leader = metrics.state == ServerState::Leader;
-        let elected = *self.elected.lock().unwrap_or_else(PoisonError::into_inner);
-        let elected = elected.filter(|elected| is_leader && elected.term == term);
-        let membership = metrics.membership_config.membership();
-        RaftView {
-            term,
-            leader: metrics.current_leader,
-            is_leader,
-            first_entry_applied: is_leader
-                && metrics.last_applied.is_some_and(|id| id.leader_id.term == term),
-            last_quorum_acked_boot_ms: metrics
-                .last_quorum_acked
-                .filter(|_| is_leader)
-                .and_then(|acked| self.boot_time_of(acked.into_inner().elapsed())),
-            elected_at_boot_ms: elected.map(|elected| elected.at_boot_ms),
-            predecessor: elected.and_then(|elected| elected.predecessor),
-            transferring: term > 0 && self.transferring.load(Ordering::SeqCst) == term,
-            applied_index: metrics.last_applied.map_or(0, |id| id.index),
-            voters: membership.voter_ids().collect(),
-            learners: membership.learner_ids().collect(),
-            failed: metrics.running_state.err().map(|fatal| fatal.to_string()),
-        }
-    }
-
-    /// `CLOCK_BOOTTIME` of something openraft saw so long ago by `CLOCK_MONOTONIC`; `None` when the machine was
-    /// suspended since, for then nobody can say.
-    fn boot_time_of(&self, age: Duration) -> Option<i64> {
-        let (boot, monotonic) = (boot_ms(), monotonic_ms());
-        let age = i64::try_from(age.as_millis()).ok()?.saturating_add(1);
-        let mut suspend = self.suspend.lock().unwrap_or_else(PoisonError::into_inner);
-        if (boot - monotonic - suspend.0).abs() > 50 {
-            *suspend = (boot - monotonic, monotonic);
-        }
-        (monotonic - age > suspend.1).then_some(boot - age)
-    }
-
-    async fn propose(&self, command: Command) -> Result<Applied, NodeError> {
-        let until = tokio::time::Instant::now() + PROPOSE;
-        let proposal = Proposal(command);
-        let body = serde_json::to_vec(&proposal).map_err(|e| NodeError::Raft(e.to_string()))?;
-        let mut hint = None;
-        loop {
-            let answer = match hint.take().filter(|leader| *leader != self.id) {
-                None => self.propose_here(proposal.clone()).await,
-                Some(leader) => match self.peers.ask_once(leader, Kind::Propose, &body, PROPOSE).await {
-                    Ok(answer) => serde_json::from_slice(&answer)
-                        .map_err(|e| NodeError::OutcomeUnknown(e.to_string()))?,
-                    // The connection was never made: nothing was sent.
-                    Err(
-                        error @ (crate::network::NetError::Unknown(_)
-                        | crate::network::NetError::Refused { .. }),
-                    ) => {
-                        tracing::debug!(%error, "the leader did not take a proposal");
-                        Forwarded::NotLeader(None)
-                    }
-                    Err(crate::network::NetError::Unreachable { address, .. }) if !address.is_empty() => {
-                        Forwarded::NotLeader(None)
-                    }
-                    Err(error) => return Err(NodeError::OutcomeUnknown(error.to_string())),
-                },
-            };
-            match answer {
-                Forwarded::Done(Outcome(Some(outcome))) => return outcome.map_err(NodeError::Refused),
-                Forwarded::Done(Outcome(None)) => return Ok(Applied::Unchanged),
-                Forwarded::Failed(why) => return Err(NodeError::OutcomeUnknown(why)),
-                Forwarded::NotLeader(Some(leader)) if leader != self.id => hint = Some(leader),
-                Forwarded::NotLeader(_) => {}
-            }
-            if tokio::time::Instant::now() >= until {
-                return Err(NodeError::NoLeader);
-            }
-            if hint.is_none() {
-                // Nothing tells when a leader appears on another node; this is the pace of asking again.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-
-    async fn propose_here(&self, proposal: Proposal) -> Forwarded {
-        // A leader that has lost its majority would keep the caller until it comes back.
-        let Ok(written) = tokio::time::timeout(PROPOSE, self.raft.client_write(proposal)).await else {
-            return Forwarded::Failed(format!("no majority confirmed it within {} s", PROPOSE.as_secs()));
-        };
-        match written {
-            Ok(written) => Forwarded::Done(written.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                Forwarded::NotLeader(to.leader_id)
-            }
-            Err(error) => Forwarded::Failed(error.to_string()),
-        }
-    }
-
-    async fn handle(&self, peer: u64, kind: String, body: Vec<u8>) -> Result<Vec<u8>, String> {
-        let handler = self.handler.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match handler {
-            Some(handler) => handler(peer, kind, body).await,
-            None => Err("this node does not take calls yet".to_owned()),
-        }
     }
 }

@@ -102,11 +102,12 @@ pub struct Shard {
     pub to: Option<NodeId>,
 }
 
-/// An open join code.
+/// A join code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinCode {
     pub verifier: Secret,
     pub expires_ms: i64,
+    /// Wrong tries left; 0 = used or burnt.
     pub tries: u32,
 }
 

@@ -1,7 +1,9 @@
 //! Asking other members.
 
+mod relay;
+
 use super::{FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
-use crate::identity::Identity;
+use crate::identity::{Identity, Peer};
 use crate::state::{ClusterState, NodeState};
 use crate::tls;
 use crate::types::{PROTOCOL, TypeConfig};
@@ -15,10 +17,10 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{BasicNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use rustls::pki_types::ServerName;
 use serde::{Serialize, de::DeserializeOwned};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -44,6 +46,10 @@ pub struct Peers {
     state: watch::Receiver<Arc<ClusterState>>,
     /// Bounded: members × lanes.
     slots: Mutex<HashMap<(u64, Lane), Slot>>,
+    /// Keys and addresses of members that this node's state does not know yet, learned from other members.
+    relayed: Mutex<BTreeMap<u64, Peer>>,
+    /// When it asked about a key last.
+    asked: Mutex<Option<Instant>>,
 }
 
 impl Peers {
@@ -64,7 +70,18 @@ impl Peers {
                 boot_id: String::new(),
             },
         };
-        Peers { identity, me, state, slots: Mutex::default() }
+        Peers {
+            identity,
+            me,
+            state,
+            slots: Mutex::default(),
+            relayed: Mutex::default(),
+            asked: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     pub(crate) fn me(&self) -> &Hello {
@@ -78,8 +95,13 @@ impl Peers {
         if let Some((id, _)) = state.members().find(|(_, node)| node.spki == spki) {
             return Some(id);
         }
+        let fits = |(id, peer): &(&u64, &Peer)| peer.spki == spki && !state.nodes.contains_key(id);
         let mut peers = self.identity.place.as_ref()?.peers.iter();
-        peers.find(|(id, peer)| peer.spki == spki && !state.nodes.contains_key(id)).map(|(id, _)| *id)
+        if let Some((id, _)) = peers.find(fits) {
+            return Some(*id);
+        }
+        let relayed = self.relayed.lock().unwrap_or_else(PoisonError::into_inner);
+        relayed.iter().find(fits).map(|(id, _)| *id)
     }
 
     /// Pin and address of a member. What was learned at the join stands in while the state does not know it yet.
@@ -89,7 +111,9 @@ impl Peers {
             Some(known) if known.state == NodeState::Removed => None,
             Some(known) => Some((known.spki.clone(), known.address.clone())),
             None => {
-                let peer = self.identity.place.as_ref()?.peers.get(&node)?;
+                let relayed = self.relayed.lock().unwrap_or_else(PoisonError::into_inner);
+                let at_join = self.identity.place.as_ref()?.peers.get(&node);
+                let peer = at_join.or_else(|| relayed.get(&node))?;
                 Some((peer.spki.clone(), peer.address.clone()))
             }
         }
@@ -325,9 +349,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{Peer, Place};
+    use crate::identity::Place;
     use crate::state::Command;
-    use std::collections::BTreeMap;
 
     fn admit(spki: &str) -> Command {
         Command::AdmitNode {

@@ -21,6 +21,8 @@ const CONNECTIONS: usize = 400;
 pub trait Service: Send + Sync + 'static {
     /// The member with this key.
     fn pinned(&self, spki: &str) -> Option<u64>;
+    /// Asks the other members about a key that this node does not know: it may have been admitted while it was away.
+    fn learn(self: Arc<Self>, spki: String) -> BoxFuture<'static, Option<u64>>;
     /// `None` when the greeting fits, else why not.
     fn greet(&self, hello: &[u8], peer: u64) -> Result<Vec<u8>, String>;
     /// Answers a frame of a member.
@@ -93,7 +95,11 @@ async fn connection<S: Service>(
     }
     let spki = tls_state.peer_certificates().and_then(|chain| chain.first()).and_then(|cert| spki_pin(cert));
     let spki = spki.unwrap_or_default();
-    let Some(peer) = service.pinned(&spki) else {
+    let known = match service.pinned(&spki) {
+        None => Arc::clone(&service).learn(spki.clone()).await,
+        known => known,
+    };
+    let Some(peer) = known else {
         let why = "your key is not that of a member; join first, or wait until this node has caught up";
         write_frame(&mut stream, Kind::Error, why.as_bytes()).await?;
         return Ok(());

@@ -20,6 +20,10 @@ impl Service for Inner {
         self.peers.pinned(spki)
     }
 
+    fn learn(self: Arc<Self>, spki: String) -> BoxFuture<'static, Option<u64>> {
+        Box::pin(async move { self.peers.learn(&spki).await })
+    }
+
     fn greet(&self, hello: &[u8], peer: u64) -> Result<Vec<u8>, String> {
         let hello = crate::network::parse(hello)?;
         if hello.node != peer {
@@ -82,7 +86,12 @@ impl Service for Inner {
                     let (length, rest) = body.split_at_checked(2).ok_or("a call frame is too short")?;
                     let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
                     let (kind, body) = rest.split_at_checked(length).ok_or("a call frame is too short")?;
-                    self.handle(peer, String::from_utf8_lossy(kind).into_owned(), body.to_vec()).await
+                    match self.own_call(kind, body) {
+                        Some(answer) => answer,
+                        None => {
+                            self.handle(peer, String::from_utf8_lossy(kind).into_owned(), body.to_vec()).await
+                        }
+                    }
                 }
                 Kind::Answer | Kind::Error | Kind::Hello => Err("this is no question".to_owned()),
             }
@@ -90,9 +99,7 @@ impl Service for Inner {
     }
 
     fn join(self: Arc<Self>, stream: TlsStream<TcpStream>, from: SocketAddr) -> BoxFuture<'static, ()> {
-        drop(stream);
-        tracing::warn!(%from, "a machine asked to join: this build admits none yet, connection closed");
-        Box::pin(std::future::ready(()))
+        Box::pin(crate::bootstrap::serve(self, stream, from))
     }
 }
 

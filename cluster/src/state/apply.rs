@@ -145,12 +145,12 @@ impl ClusterState {
                 Ok(Applied::Done)
             }
             Command::OpenJoin { code, verifier, expires_ms, tries } => {
-                // The oldest by expiry makes room: a code is a convenience, not a promise.
+                // A spent one makes room, or the oldest by expiry: a code is a convenience, not a promise.
                 while self.joins.len() >= MAX_JOINS && !self.joins.contains_key(code) {
                     let oldest = self
                         .joins
                         .iter()
-                        .min_by_key(|(_, join)| join.expires_ms)
+                        .min_by_key(|(_, join)| (join.tries > 0, join.expires_ms))
                         .map(|(code, _)| code.clone());
                     if let Some(oldest) = oldest {
                         self.joins.remove(&oldest);
@@ -162,13 +162,11 @@ impl ClusterState {
                 Ok(Applied::Done)
             }
             Command::BurnJoin { code, whole } => {
-                let Some(join) = self.joins.get_mut(code) else {
+                // A spent code stays, so that who brings it hears that it is spent, not that the words are wrong.
+                let Some(join) = self.joins.get_mut(code).filter(|join| join.tries > 0) else {
                     return Err(Refused::NoSuchCode(code.clone()));
                 };
-                join.tries = if *whole { 0 } else { join.tries.saturating_sub(1) };
-                if join.tries == 0 {
-                    self.joins.remove(code);
-                }
+                join.tries = if *whole { 0 } else { join.tries - 1 };
                 Ok(Applied::Done)
             }
             Command::Audit { at_ms, who, what } => {
