@@ -1,14 +1,21 @@
-.PHONY: setup build test fuzz help
+.PHONY: setup build run demo test fuzz help
+DIR ?= .elpis-dev
 # Plain words for each target: `make help`.
 help:
 	@echo "make setup  install what building and testing need (apt, cargo), make the shared target folder"
 	@echo "make build  optimised build: target/release/elpis"
+	@echo "make run    build, start a cluster of three nodes in .elpis-dev and keep it until Ctrl-C (DIR=folder)"
+	@echo "make demo   build, kill nodes of such a cluster and prove that checks moved and none ran twice"
 	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, loopback"
 	@echo "make fuzz   5 minutes each of agent-file parser and Tentacle session, coverage-guided (SECONDS_EACH=300)"
 setup:
 	@scripts/setup
 build: setup
 	cargo build --release
+run: build
+	@exec target/release/elpis dev up --feed --dir $(DIR)
+demo: build
+	@exec target/release/elpis dev demo --dir $(DIR)
 test: setup
 	@scripts/test
 fuzz: setup

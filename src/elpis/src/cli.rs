@@ -3,7 +3,7 @@
 mod dev;
 mod servers;
 
-pub(crate) use dev::{Dev, Up};
+pub(crate) use dev::{Demo, Dev, Feed, Up};
 pub(crate) use servers::{
     ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, TentacleServerOptions,
 };

@@ -1,6 +1,8 @@
 //! The development cluster: real processes of several nodes with one private MariaDB, all in one folder.
 
 mod control;
+mod demo;
+mod feed;
 pub(crate) mod layout;
 mod mariadb;
 pub(crate) mod process;
@@ -17,16 +19,23 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn main(scope: &Scope, order: Dev) -> ExitCode {
-    let done = run(scope, order);
-    if let Err(e) = done {
+    let done = match order {
+        Dev::Demo(options) => demo::demo(scope, &options),
+        order => run(scope, order).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|e| {
         eprintln!("elpis: {e:#}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+        ExitCode::FAILURE
+    })
+}
+
+/// The folder that a command means.
+fn folder(scope: &Scope) -> &Path {
+    scope.dir.as_deref().unwrap_or_else(|| Path::new(HERE))
 }
 
 fn run(scope: &Scope, order: Dev) -> Result<()> {
-    let dir = scope.dir.as_deref().unwrap_or_else(|| Path::new(HERE));
+    let dir = folder(scope);
     match order {
         Dev::Up(options) => up::up(&Layout::create(dir)?, &options),
         Dev::Down => control::down(&Layout::open(dir)?),
@@ -37,6 +46,8 @@ fn run(scope: &Scope, order: Dev) -> Result<()> {
         Dev::Start(node) => control::start(&Layout::open(dir)?, &node.node),
         Dev::Status => show::status(&Layout::open(dir)?, scope.json),
         Dev::Env => show::env(&Layout::open(dir)?),
+        Dev::Feed(options) => crate::run::small_runtime()?.block_on(feed::run(&Layout::open(dir)?, &options)),
+        Dev::Demo(_) => Ok(()), // done above: it has exit codes of its own
         Dev::Supervise => {
             crate::run::log_to_stderr();
             let layout = Layout::open(dir)?;

@@ -2,9 +2,9 @@
 
 pub(crate) mod cluster;
 pub(crate) mod database;
-mod monitor;
+pub(crate) mod monitor;
 mod secret;
-mod status;
+pub(crate) mod status;
 mod tentacle;
 pub(crate) mod time;
 
@@ -49,7 +49,7 @@ async fn run(scope: &Scope, order: Order) -> Result<ExitCode> {
         Order::Check(order) => monitor::check(&Cluster::find(scope)?, scope, order).await?,
         Order::Event(order) => monitor::event(&Cluster::find(scope)?, scope, order).await?,
         Order::Ledger(order) => return monitor::ledger(&Cluster::find(scope)?, scope, order).await,
-        Order::Database(cli::Database::Migrate(to)) => database::order(&to).await?,
+        Order::Database(cli::Database::Migrate(to)) => database::order(&to, scope.json).await?,
         Order::TentacleClient(order) => tentacle::run(order).await?,
     }
     Ok(ExitCode::SUCCESS)

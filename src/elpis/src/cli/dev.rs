@@ -22,6 +22,10 @@ pub(crate) enum Dev {
     Status,
     /// Print addresses, folders and process ids as shell lines
     Env,
+    /// Checks, a killed node, the proof: shows how work moves, and that nothing ran twice
+    Demo(Demo),
+    /// Send this machine's real figures (CPU, memory, disk, load) as an agent
+    Feed(Feed),
     /// The process that keeps the others running
     #[command(hide = true)]
     Supervise,
@@ -35,6 +39,35 @@ pub(crate) struct Up {
     /// Number of nodes; a running cluster grows to it. Without: what the folder has, at first 3
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=15))]
     pub(crate) nodes: Option<u8>,
+    /// Send this machine's figures as an agent every 10 s (see `elpis dev feed`)
+    #[arg(long)]
+    pub(crate) feed: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// TCP checks, each of its own agent
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub(crate) checks: u32,
+    /// Seconds between two runs of a check
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=300))]
+    pub(crate) interval: u32,
+    /// Kills: the master first, then another node, in turn
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Leave the cluster running that the demo started
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Feed {
+    /// Seconds between two files
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) interval: u32,
+    /// Send one file and return
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 #[derive(Args, Debug)]

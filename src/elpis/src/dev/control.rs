@@ -14,12 +14,18 @@ use std::time::{Duration, Instant};
 const DOWN: Duration = Duration::from_secs(25);
 const STOP: Duration = Duration::from_secs(6);
 
-/// SIGKILL to all processes of a node at once.
-pub(crate) fn kill(layout: &Layout, node: &str) -> Result<()> {
+/// SIGKILL to all processes of a node at once; returns how many.
+pub(crate) fn kill_now(layout: &Layout, node: &str) -> Result<usize> {
     let files = files_of(layout, node)?;
     mark_down(layout, node)?;
     let killed = signal_all(&files, Signal::SIGKILL)?;
     ensure!(process::wait_gone(&files, STOP), "processes of {node} are still there after SIGKILL");
+    Ok(killed)
+}
+
+/// `elpis dev kill`.
+pub(crate) fn kill(layout: &Layout, node: &str) -> Result<()> {
+    let killed = kill_now(layout, node)?;
     output::line(&format!("{node} killed ({killed} processes); back with: elpis dev start {node}"));
     Ok(())
 }
@@ -66,8 +72,15 @@ pub(crate) fn resume(layout: &Layout, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets a node run again.
+/// `elpis dev start`.
 pub(crate) fn start(layout: &Layout, node: &str) -> Result<()> {
+    start_now(layout, node)?;
+    output::line(&format!("{node} starts"));
+    Ok(())
+}
+
+/// Lets a node run again.
+pub(crate) fn start_now(layout: &Layout, node: &str) -> Result<()> {
     let files = files_of(layout, node)?;
     ensure!(is_up(layout)?, "the cluster does not run; start it with: elpis dev up");
     match fs::remove_file(layout.down_mark(node)) {
@@ -85,7 +98,6 @@ pub(crate) fn start(layout: &Layout, node: &str) -> Result<()> {
         );
         std::thread::sleep(Duration::from_millis(10));
     }
-    output::line(&format!("{node} starts"));
     Ok(())
 }
 
@@ -112,6 +124,7 @@ pub(crate) fn end_orphans(layout: &Layout) -> Result<()> {
     for node in layout.ports()?.nodes {
         files.extend(files_of(layout, &node.name)?);
     }
+    files.push((supervisor::feed_pid_file(layout), layout.path("")));
     signal_all(&files, Signal::SIGKILL)?;
     let database = vec![(mariadb::pid_file(layout), mariadb::folder(layout))];
     signal_all(&database, Signal::SIGTERM)?;

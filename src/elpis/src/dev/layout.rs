@@ -144,6 +144,11 @@ impl Layout {
         self.node(node).join("member")
     }
 
+    /// While it is there this machine's own figures are sent to the cluster.
+    pub(crate) fn feed_mark(&self) -> PathBuf {
+        self.path("feed")
+    }
+
     pub(crate) fn ports(&self) -> Result<Ports> {
         let path = self.path("ports.json");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -49,6 +49,10 @@ pub(crate) fn pid_file(layout: &Layout) -> PathBuf {
     layout.path("supervisor.pid")
 }
 
+pub(crate) fn feed_pid_file(layout: &Layout) -> PathBuf {
+    layout.path("feed.pid")
+}
+
 /// Runs until SIGTERM.
 pub(crate) async fn run(layout: Layout) -> Result<()> {
     let Some(_lock) = lock(&layout)? else { bail!("another supervisor runs in {}", layout.dir.display()) };
@@ -67,6 +71,20 @@ pub(crate) async fn run(layout: Layout) -> Result<()> {
         refuses: None,
     };
     let mut database_task = stages.database.start(database);
+    drop(
+        stages.servers.start(Keeper {
+            program: own_program()?,
+            arguments: ["dev", "feed", "--dir"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([layout.path("").display().to_string()])
+                .collect(),
+            pid_file: feed_pid_file(&layout),
+            log: layout.path("feed.log"),
+            needs: Some(layout.feed_mark()),
+            refuses: None,
+        }),
+    );
     let sink = tokio::spawn(sink(TcpListener::bind(local(layout.ports()?.sink)).await));
     let mut known = HashSet::new();
     let ended = loop {
@@ -212,7 +230,8 @@ impl Keeper {
                     }
                     tokio::select! {
                         ended = child.wait() => {
-                            tracing::info!(process = %self.pid_file.display(), ?ended, "process ended");
+                            let ended = ended.map(|status| status.to_string()).unwrap_or_default();
+                            tracing::info!(process = %self.pid_file.display(), %ended, "process ended");
                         }
                         () = stop.cancelled() => {
                             end(&mut child).await;

@@ -23,20 +23,30 @@ const AGENT: Duration = Duration::from_secs(20);
 const READY: Duration = Duration::from_secs(60);
 
 /// Lines with the seconds since the begin.
-struct Steps {
+pub(crate) struct Steps {
     begin: Instant,
 }
 
 impl Steps {
-    fn say(&self, text: &str) {
+    pub(crate) fn begin() -> Steps {
+        Steps { begin: Instant::now() }
+    }
+
+    pub(crate) fn say(&self, text: &str) {
         output::line(&format!("{:6.1} s  {text}", self.begin.elapsed().as_secs_f32()));
     }
 }
 
 pub(crate) fn up(layout: &Layout, options: &Up) -> Result<()> {
     let runtime = crate::run::small_runtime()?;
-    let steps = Steps { begin: Instant::now() };
-    let ports = bring_up(layout, options, &steps, &runtime)?;
+    let running = layout.is_made() && control::is_up(layout)?;
+    let ports = match bring_up(layout, options, &Steps::begin(), &runtime) {
+        Err(e) if !running && layout.is_made() => {
+            control::down(layout)?;
+            return Err(e);
+        }
+        done => done?,
+    };
     goodbye(layout, &ports, options.detach);
     if options.detach {
         return Ok(());
@@ -45,7 +55,8 @@ pub(crate) fn up(layout: &Layout, options: &Up) -> Result<()> {
     control::down(layout)
 }
 
-fn bring_up(
+/// Until the cluster is ready; what runs already is used.
+pub(crate) fn bring_up(
     layout: &Layout,
     options: &Up,
     steps: &Steps,
@@ -62,6 +73,11 @@ fn bring_up(
         mariadb::prepare(layout)?;
     }
     let ports = layout.provide_ports(asked)?;
+    if options.feed {
+        fs::write(layout.feed_mark(), "").context("cannot switch the feed on")?;
+    } else if !running {
+        let _ = fs::remove_file(layout.feed_mark());
+    }
     if !running {
         check_ports(&ports)?;
         start_supervisor(layout)?;

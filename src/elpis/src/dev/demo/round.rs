@@ -1,0 +1,188 @@
+//! One round of the demo: kill a node, watch its shards get owners, bring it back.
+
+use super::super::layout::Layout;
+use super::super::{control, process};
+use crate::find::Cluster;
+use crate::operate::status::when;
+use crate::output;
+use anyhow::{Context, Result, bail, ensure};
+use elpis_watch::Method;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// How often a living node is asked.
+const LOOK: Duration = Duration::from_millis(50);
+/// A takeover that takes longer is given up.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Time for the first result by the new owners, and for a node to be back with shards.
+const AFTER: Duration = Duration::from_secs(30);
+
+/// What was seen.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) number: u32,
+    /// Name of the killed node.
+    pub(super) node: String,
+    was_master: bool,
+    /// From the kill until a living node said that it is down.
+    pub(super) detected: Duration,
+    /// From the kill until every shard had an owner with a live lease again.
+    pub(super) reassigned: Duration,
+    /// The cluster's own record of it.
+    own: Value,
+}
+
+/// Names of the columns.
+pub(super) fn head() -> String {
+    format!(
+        "\n{:<6} {:<12} {:>12} {:>14} {:>16} {:>8}",
+        "ROUND", "KILLED", "DETECTED", "REASSIGNED", "FIRST RESULT", "MOVED"
+    )
+}
+
+impl Round {
+    /// Odd rounds kill the master, even ones another node.
+    pub(super) async fn run(layout: &Layout, cluster: &Cluster, number: u32) -> Result<Round> {
+        let (node, was_master) = victim(cluster, number % 2 == 1).await?;
+        let killed_ms = Timestamp::now().as_millisecond();
+        let begin = Instant::now();
+        control::kill_now(layout, &node)?;
+        let survivor = survivor(layout, &node)?;
+        let mut detected = None;
+        let reassigned = loop {
+            ensure!(
+                begin.elapsed() < LIMIT,
+                "the shards of {node} have no owner after {} s",
+                LIMIT.as_secs()
+            );
+            if let Ok(status) = survivor.node(Method::GET, "/v1/status", None).await {
+                let since = begin.elapsed();
+                let is_down = line(&status, &node).is_some_and(|line| line["state"] == "down");
+                if is_down {
+                    detected.get_or_insert(since);
+                }
+                if is_down && all_owned(&status) {
+                    break since;
+                }
+                live(number, &node, since, &status);
+            }
+            sleep(LOOK).await;
+        };
+        let own = own_record(&survivor, &node, killed_ms).await;
+        Ok(Round { number, node, was_master, detected: detected.unwrap_or(reassigned), reassigned, own })
+    }
+
+    /// A finished line of the table.
+    pub(super) fn line(&self) -> String {
+        let seconds = |d: Duration| format!("{:.2} s", d.as_secs_f32());
+        let first =
+            self.own["first_result_ms"].as_f64().map_or("-".to_owned(), |ms| format!("{:.2} s", ms / 1e3));
+        let node = if self.was_master { format!("{} (master)", self.node) } else { self.node.clone() };
+        let clear = if output::is_terminal() { "\r\u{1b}[K" } else { "" };
+        format!(
+            "{clear}{:<6} {node:<12} {:>12} {:>14} {first:>16} {:>8}",
+            self.number,
+            seconds(self.detected),
+            seconds(self.reassigned),
+            output::cell(&self.own, "moved"),
+        )
+    }
+
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "round": self.number,
+            "node": self.node,
+            "was_master": self.was_master,
+            "detected_ms": millis(self.detected),
+            "reassigned_ms": millis(self.reassigned),
+            "cluster": self.own,
+        })
+    }
+
+    /// Starts the node again and waits until it owns shards.
+    pub(super) async fn bring_back(&self, layout: &Layout, cluster: &Cluster) -> Result<()> {
+        control::start_now(layout, &self.node)?;
+        let begin = Instant::now();
+        loop {
+            if let Ok(status) = cluster.node(Method::GET, "/v1/status", None).await {
+                let back = line(&status, &self.node);
+                let has_shards = back.is_some_and(|line| line["shards"].as_u64().unwrap_or(0) > 0);
+                if has_shards && all_owned(&status) {
+                    return Ok(());
+                }
+            }
+            if begin.elapsed() > AFTER {
+                bail!("{} has no shards {} s after its start", self.node, AFTER.as_secs());
+            }
+            sleep(LOOK * 4).await;
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn victim(cluster: &Cluster, master: bool) -> Result<(String, bool)> {
+    let status = cluster.node(Method::GET, "/v1/status", None).await?;
+    let now = status["master"].as_str().context("the cluster has no master")?.to_owned();
+    if master {
+        return Ok((now, true));
+    }
+    let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+    let mut others = nodes.iter().filter(|n| n["name"] != now.as_str() && n["state"] == "up");
+    let other = others.next().context("there is no other node to kill: the demo needs two at least")?;
+    Ok((other["name"].as_str().unwrap_or_default().to_owned(), false))
+}
+
+/// A node whose agent runs.
+fn survivor(layout: &Layout, dead: &str) -> Result<Cluster> {
+    let nodes = layout.ports()?.nodes;
+    let alive = nodes
+        .into_iter()
+        .filter(|node| node.name != dead)
+        .find(|node| process::find(&layout.pid_file(&node.name, "node"), &layout.node(&node.name)).is_some());
+    Ok(Cluster::of(layout.clone(), Some(alive.context("no other node runs")?.name)))
+}
+
+fn line<'a>(status: &'a Value, node: &str) -> Option<&'a Value> {
+    status["nodes"].as_array()?.iter().find(|line| line["name"] == node)
+}
+
+fn all_owned(status: &Value) -> bool {
+    let shards = &status["shards"];
+    !status["master"].is_null() && shards["total"].as_u64().is_some() && shards["owned"] == shards["total"]
+}
+
+/// One line that is written over while the round goes on.
+fn live(number: u32, node: &str, since: Duration, status: &Value) {
+    if output::is_terminal() {
+        let master = status["master"].as_str().unwrap_or("none");
+        output::print(&format!(
+            "\r\u{1b}[K{number:<6} {node:<12} {:.2} s  master {}, {} of {} shards owned",
+            since.as_secs_f32(),
+            output::safe(master),
+            output::cell(&status["shards"], "owned"),
+            output::cell(&status["shards"], "total"),
+        ));
+    }
+}
+
+/// What the cluster wrote down about this failover, once the first result is in it.
+async fn own_record(survivor: &Cluster, node: &str, killed_ms: i64) -> Value {
+    let begin = Instant::now();
+    let mut seen = Value::Null;
+    while begin.elapsed() < AFTER && seen["first_result_ms"].is_null() {
+        if let Ok(status) = survivor.node(Method::GET, "/v1/status", None).await {
+            let all = status["failovers"].as_array().cloned().unwrap_or_default();
+            let mine = |f: &&Value| f["node"] == node && when(f) > killed_ms - 2_000;
+            if let Some(newest) = all.iter().filter(mine).max_by_key(|f| when(f)) {
+                seen = newest.clone();
+            }
+        }
+        sleep(LOOK * 2).await;
+    }
+    seen
+}
