@@ -15,7 +15,7 @@ pub struct Changes {
 
 statements! {
     SINCE = "SELECT seq, shard, id, utimestamp > UNIX_TIMESTAMP() - 10 FROM tchange WHERE seq > ? ORDER BY seq LIMIT 10000";
-    NEWEST = "SELECT COALESCE(MAX(seq), 0) FROM tchange";
+    NEWEST = "SELECT CAST(COALESCE(MAX(seq), 0) AS UNSIGNED) FROM tchange";
 }
 
 impl Store {
