@@ -1,16 +1,15 @@
 //! One fenced transaction for many reports or many checks.
 
 use crate::error::{DEADLOCK, DUPLICATE, LOCK_WAIT, READ_ONLY, number};
-use crate::pool::Conn;
+use crate::pool::{Conn, run};
 use crate::{CommitError, Seen, ServerKind, Store, StoreError, Writer, fence};
 use elpis_monitor::{AgentId, Counts, Event, ModuleId, ModuleState, Value};
 use sqlx::Executor;
-use sqlx::mysql::MySqlConnection;
 
 pub(crate) mod write;
 
 /// Times a transaction is repeated after the server broke a tie.
-const TIES: u32 = 3;
+pub(crate) const TIES: u32 = 3;
 
 /// Everything that follows from some reports, some checks or one look at the clock.
 ///
@@ -36,6 +35,8 @@ pub struct Batch {
     pub counts: Vec<(AgentId, Counts)>,
     /// What the agents' own rows learn.
     pub agents: Vec<AgentSeen>,
+    /// What the modules' own rows learn.
+    pub modules: Vec<ModuleSeen>,
     /// Events, in order.
     pub events: Vec<Event>,
     /// Modules whose forced run is recorded by this batch.
@@ -55,6 +56,7 @@ impl Batch {
             contacts: Vec::new(),
             counts: Vec::new(),
             agents: Vec::new(),
+            modules: Vec::new(),
             events: Vec::new(),
             clear_forced: Vec::new(),
         }
@@ -70,6 +72,7 @@ impl Batch {
             && self.contacts.is_empty()
             && self.counts.is_empty()
             && self.agents.is_empty()
+            && self.modules.is_empty()
             && self.events.is_empty()
             && self.clear_forced.is_empty()
     }
@@ -135,6 +138,19 @@ pub struct AgentSeen {
     pub disabled: Option<bool>,
 }
 
+/// What a report teaches about a module that stands. `None` = as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModuleSeen {
+    /// Module.
+    pub module: ModuleId,
+    /// Free text.
+    pub description: Option<String>,
+    /// Tags that nothing else takes.
+    pub extended_info: Option<String>,
+    /// Interval in seconds.
+    pub interval_s: Option<u32>,
+}
+
 /// A flush of a server: the row of the run ledger, keyed (writer, incarnation, number).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flush {
@@ -197,7 +213,7 @@ impl Store {
             )));
         }
         let prepared = write::Prepared::new(b, self.0.ledger.load(std::sync::atomic::Ordering::Relaxed));
-        let result = self.fenced(&b.writer, "writing a batch", async |c| prepared.write(c).await).await;
+        let result = fenced!(self, &b.writer, "writing a batch", |c| prepared.write(c).await);
         match result {
             Ok(()) => Ok(Committed::Done),
             Err(Stop::Known) => self.known(b).await,
@@ -217,73 +233,51 @@ impl Store {
         }
     }
 
-    /// One transaction under the writer's fence, repeated when the server breaks a tie.
-    pub(crate) async fn fenced<T>(
-        &self,
-        w: &Writer,
-        doing: &'static str,
-        work: impl AsyncFn(&mut MySqlConnection) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        let mut ties = 0;
-        loop {
-            let mut conn = self.acquire().await?;
-            match self.attempt(&mut conn, w, doing, &work).await {
-                Err(Stop::Error(error)) if error.is_tie() && ties < TIES => {
-                    ties += 1;
-                    tracing::debug!(writer = %w.name, ties, %error, "the transaction is repeated");
-                }
-                other => return other,
+    /// Opens a transaction under the writer's fence.
+    pub(crate) async fn begin(&self, w: &Writer) -> Result<Conn, Stop> {
+        let mut conn = self.acquire().await?;
+        let stands = run!(conn, "asking the fence", |c| {
+            c.execute("START TRANSACTION").await?;
+            let row = sqlx::query(fence::FENCE).bind(&w.name).bind(w.session).bind(w.incarnation);
+            Ok(row.fetch_optional(&mut *c).await?.is_some())
+        });
+        match stands {
+            Ok(true) => Ok(conn),
+            Ok(false) => {
+                roll_back(&mut conn).await;
+                Err(Stop::Fenced)
+            }
+            Err(error) => {
+                roll_back(&mut conn).await;
+                Err(error.into())
             }
         }
     }
 
-    async fn attempt<T>(
+    /// Ends it: COMMIT when the work was done and the lease still holds, else ROLLBACK.
+    ///
+    /// The outer error is the connection's (time limit, epoch), the inner one the transaction's.
+    pub(crate) async fn end<T>(
         &self,
-        conn: &mut Conn,
+        mut conn: Conn,
         w: &Writer,
-        doing: &'static str,
-        work: &impl AsyncFn(&mut MySqlConnection) -> Result<T, Stop>,
+        result: Result<Result<T, Stop>, StoreError>,
     ) -> Result<T, Stop> {
-        // The outer error is the connection's (time limit, epoch), the inner one the transaction's.
-        let before = conn
-            .run(doing, async |c| {
-                c.execute("START TRANSACTION").await?;
-                let result = match self.stands(c, w).await {
-                    Ok(true) => work(c).await,
-                    Ok(false) => Err(Stop::Fenced),
-                    Err(error) => Err(error.into()),
-                };
-                match result {
-                    Err(Stop::Error(error)) if error.is_connection() => Err(error),
-                    other => Ok(other),
-                }
-            })
-            .await?;
-        let may = match before {
+        let may = match result? {
             Ok(done) => self.may_commit(w).map(|()| done),
             Err(stop) => Err(stop),
         };
         let done = match may {
             Ok(done) => done,
             Err(stop) => {
-                let back = conn
-                    .run("rolling back", async |c| {
-                        c.execute("ROLLBACK").await?;
-                        Ok(())
-                    })
-                    .await;
-                if back.is_err() {
-                    conn.discard();
-                }
+                roll_back(&mut conn).await;
                 return Err(stop);
             }
         };
-        let sent = conn
-            .run("committing", async |c| {
-                c.execute("COMMIT").await?;
-                Ok(())
-            })
-            .await;
+        let sent = run!(conn, "committing", |c| {
+            c.execute("COMMIT").await?;
+            Ok(())
+        });
         match sent {
             Ok(()) => Ok(done),
             Err(error) => {
@@ -295,16 +289,6 @@ impl Store {
         }
     }
 
-    async fn stands(&self, c: &mut MySqlConnection, w: &Writer) -> Result<bool, StoreError> {
-        let row = sqlx::query(fence::FENCE)
-            .bind(&w.name)
-            .bind(w.session)
-            .bind(w.incarnation)
-            .fetch_optional(&mut *c)
-            .await?;
-        Ok(row.is_some())
-    }
-
     /// The last look at the lease. A job's session is its own; the node's lease still has to hold.
     fn may_commit(&self, w: &Writer) -> Result<(), Stop> {
         match (self.0.gate)() {
@@ -312,6 +296,55 @@ impl Store {
             Some(session) if session != w.session && !w.is_job() => Err(Stop::Fenced),
             Some(_) => Ok(()),
         }
+    }
+}
+
+async fn roll_back(conn: &mut Conn) {
+    let back = run!(conn, "rolling back", |c| {
+        c.execute("ROLLBACK").await?;
+        Ok(())
+    });
+    if back.is_err() {
+        conn.discard();
+    }
+}
+
+/// `fenced!(store, writer, "doing what", |c| work)`: one transaction under the writer's fence, repeated when the server
+/// breaks a tie. The work is a block with `?` and ends in `Result<_, Stop>`.
+macro_rules! fenced {
+    ($store:expr, $w:expr, $doing:expr, |$c:ident| $body:expr) => {{
+        let mut ties = 0;
+        loop {
+            let result = match $store.begin($w).await {
+                Ok(mut conn) => {
+                    let result = crate::pool::run!(conn, $doing, |c| {
+                        let work = async {
+                            let $c: &mut sqlx::mysql::MySqlConnection = c;
+                            $body
+                        };
+                        crate::batch::sort_out(work.await)
+                    });
+                    $store.end(conn, $w, result).await
+                }
+                Err(stop) => Err(stop),
+            };
+            match result {
+                Err(crate::batch::Stop::Error(error)) if error.is_tie() && ties < crate::batch::TIES => {
+                    ties += 1;
+                    tracing::debug!(writer = %$w.name, ties, %error, "the transaction is repeated");
+                }
+                other => break other,
+            }
+        }
+    }};
+}
+pub(crate) use fenced;
+
+/// Errors of the connection out of those of the transaction.
+pub(crate) fn sort_out<T>(result: Result<T, Stop>) -> Result<Result<T, Stop>, StoreError> {
+    match result {
+        Err(Stop::Error(error)) if error.is_connection() => Err(error),
+        other => Ok(other),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The operator's changes, followed by number.
 
+use crate::pool::run;
 use crate::statements::statements;
 use crate::{Store, StoreError};
 use elpis_monitor::AgentId;
@@ -23,9 +24,8 @@ impl Store {
     /// a change that is being committed now is not missed.
     pub async fn last_change(&self) -> Result<u64, StoreError> {
         let mut conn = self.acquire().await?;
-        let newest: u64 = conn
-            .run("reading changes", async |c| Ok(sqlx::query_scalar(NEWEST).fetch_one(&mut *c).await?))
-            .await?;
+        let newest: u64 =
+            run!(conn, "reading changes", |c| Ok(sqlx::query_scalar(NEWEST).fetch_one(&mut *c).await?))?;
         Ok(self.changes_since(newest.saturating_sub(1000)).await?.last_seq)
     }
 
@@ -33,9 +33,10 @@ impl Store {
     /// the answer's `last_seq` does not move on, so what follows the gap may be told more than once.
     pub async fn changes_since(&self, seq: u64) -> Result<Changes, StoreError> {
         let mut conn = self.acquire().await?;
-        let rows: Vec<(u64, u16, u32, bool)> = conn
-            .run("reading changes", async |c| Ok(sqlx::query_as(SINCE).bind(seq).fetch_all(&mut *c).await?))
-            .await?;
+        let rows: Vec<(u64, u16, u32, bool)> = run!(conn, "reading changes", |c| Ok(sqlx::query_as(SINCE)
+            .bind(seq)
+            .fetch_all(&mut *c)
+            .await?))?;
         Ok(follow(seq, &rows))
     }
 }

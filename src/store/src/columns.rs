@@ -1,7 +1,7 @@
 //! Columns of agents, modules and states, and how rows become nouns. One list for reading, one for writing each.
 
+use crate::ServerKind;
 use crate::bulk::{Binder, cut, finite};
-use crate::{Seen, ServerKind};
 use elpis_monitor::{
     Agent, AgentId, AgentMode, Check, FlipFlop, GroupId, Module, ModuleId, ModuleState, ModuleType, Status,
     Threshold,
@@ -167,7 +167,11 @@ fn threshold(r: &mut Reader<'_>) -> Result<Threshold, sqlx::Error> {
 }
 
 /// A state as its row says it, brought up to the last sample by the contact row; a module without a row is new.
-pub(crate) fn state(r: &mut Reader<'_>, module: &Module, seen: &Seen) -> Result<ModuleState, sqlx::Error> {
+pub(crate) fn state(
+    r: &mut Reader<'_>,
+    module: &Module,
+    seen: (i64, i64),
+) -> Result<ModuleState, sqlx::Error> {
     let Some(data) = r.take::<Option<String>>()? else {
         r.next += 21;
         return Ok(ModuleState::new(module));
@@ -197,7 +201,7 @@ pub(crate) fn state(r: &mut Reader<'_>, module: &Module, seen: &Seen) -> Result<
     };
     let (value, time): (Option<f64>, Option<i64>) = (r.take()?, r.take()?);
     state.increment = value.zip(time);
-    seen.complete(module.position, module.module_type.is_network(), &mut state);
+    crate::seen::complete(seen, module.module_type.is_network(), &mut state);
     Ok(state)
 }
 

@@ -1,6 +1,6 @@
 //! New agents and modules.
 
-use crate::batch::{Stop, write};
+use crate::batch::{Stop, fenced, write};
 use crate::bulk::{Bulk, cut};
 use crate::columns::{self, MODULE_MARKS, Reader, agent_columns, bind_module, module_columns, module_insert};
 use crate::error::{DUPLICATE, number};
@@ -22,11 +22,22 @@ statements! {
     ALL_MODULES = concat!("SELECT ", module_columns!(), " FROM tagent_module m WHERE m.id_agent=? AND m.delete_pending=0");
     POSITION = "UPDATE tagent SET next_position=? WHERE id_agent=?";
     CHANGE = "INSERT INTO tchange (shard, kind, id, utimestamp) VALUES (?, 1, ?, UNIX_TIMESTAMP())";
-    SCHEDULE = "INSERT INTO trun_schedule (id_agent_module, utimestamp, interval_s) VALUES (?,?,?)";
 }
 
 pub(crate) const MODULES: Bulk =
     Bulk { head: module_insert!(), row: MODULE_MARKS, tail: "", repeatable: false };
+
+const SCHEDULE: Bulk = Bulk {
+    head: "INSERT INTO trun_schedule (id_agent_module, utimestamp, interval_s) VALUES ",
+    row: "(?,?,?)",
+    tail: "",
+    repeatable: false,
+};
+
+#[cfg(feature = "testdb")]
+pub(crate) fn texts() -> Vec<String> {
+    vec![MODULES.text(2), SCHEDULE.text(2)]
+}
 
 /// Characters of an agent's and of a module's name.
 const AGENT_NAME: usize = 255;
@@ -60,13 +71,11 @@ impl Store {
         modules: &[Module],
     ) -> Result<LoadedAgent, CommitError> {
         check_names(&a.name, modules).map_err(CommitError::NotDone)?;
-        let id = self
-            .fenced(w, "creating an agent", async |c| {
-                let id = insert_agent(c, a).await?;
-                add_modules(c, id, modules, a.last_contact).await?;
-                Ok(id)
-            })
-            .await?;
+        let id = fenced!(self, w, "creating an agent", |c| {
+            let id = insert_agent(c, a).await?;
+            add_modules(c, id, modules, a.last_contact).await?;
+            Ok(id)
+        })?;
         let mut loaded = self.load_agents(&[id], ServerKind::Data).await.map_err(CommitError::Unknown)?;
         loaded.pop().ok_or_else(|| CommitError::Unknown(StoreError::NotFound(format!("agent {}", a.name))))
     }
@@ -81,7 +90,7 @@ impl Store {
         now: i64,
     ) -> Result<Vec<Module>, CommitError> {
         check_names("x", m).map_err(CommitError::NotDone)?;
-        Ok(self.fenced(w, "creating modules", async |c| add_modules(c, agent, m, now).await).await?)
+        Ok(fenced!(self, w, "creating modules", |c| add_modules(c, agent, m, now).await)?)
     }
 }
 
@@ -196,16 +205,30 @@ async fn introduce(c: &mut MySqlConnection, agent: &Agent, new: &[&Module], now:
         counts.add(ModuleState::new(module).status, 1);
     }
     write::counts(c, &[(agent.id, counts)]).await?;
-    for module in new.iter().filter(|m| m.check.is_some()) {
-        sqlx::query(SCHEDULE)
-            .bind(module.id.0)
-            .bind(now)
-            .bind(runs_each(agent, module))
-            .execute(&mut *c)
-            .await?;
-    }
+    let checks: Vec<_> =
+        new.iter().filter(|m| m.module_type.is_network()).map(|m| (m.id, now, runs_each(agent, m))).collect();
+    schedule(c, &checks).await?;
     sqlx::query(CHANGE).bind(agent.shard().number()).bind(agent.id.0).execute(&mut *c).await?;
     Ok(())
+}
+
+/// Says from when on checks run, and how often (seconds; 0 = not).
+pub(crate) async fn schedule(
+    c: &mut MySqlConnection,
+    rows: &[(ModuleId, i64, u32)],
+) -> Result<(), sqlx::Error> {
+    SCHEDULE
+        .run(
+            c,
+            rows,
+            |_| 24,
+            |q, (module, from, interval)| {
+                q.add(module.0);
+                q.add(*from);
+                q.add(*interval);
+            },
+        )
+        .await
 }
 
 /// Seconds between the slots of a check as the ledger expects them; 0 = it does not run on the grid.

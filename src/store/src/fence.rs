@@ -1,8 +1,10 @@
 //! Who may write: one row a writer.
 
+use crate::pool::run;
 use crate::statements::statements;
 use crate::{Store, StoreError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A process that writes, as its fence row knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,71 +44,77 @@ impl Store {
     /// Makes or raises this writer's own row. Waits for a transaction in flight of an earlier process of the same
     /// writer. [`StoreError::Superseded`]: a newer one is registered already.
     pub async fn register(&self, w: &Writer) -> Result<(), StoreError> {
-        self.repeat(RAISE_FOR, "registering the writer", async || {
-            let mut conn = self.acquire().await?;
-            conn.run("registering the writer", async |c| {
-                sqlx::query(REGISTER)
-                    .bind(&w.name)
-                    .bind(w.session)
-                    .bind(w.incarnation)
-                    .execute(&mut *c)
-                    .await?;
-                Ok(())
-            })
-            .await
-        })
-        .await?;
-        let mut conn = self.acquire().await?;
-        let (session, incarnation): (u64, u64) = conn
-            .run("reading the fence", async |c| {
-                Ok(sqlx::query_as(STANDS).bind(&w.name).fetch_one(&mut *c).await?)
-            })
-            .await?;
-        if (session, incarnation) == (w.session, w.incarnation) {
-            Ok(())
-        } else {
-            Err(StoreError::Superseded(w.name.clone()))
+        let again = Again::until(RAISE_FOR, "registering the writer");
+        loop {
+            match again.judge(again.limit(self.register_once(w)).await).await {
+                Some(Ok(stands)) if stands == (w.session, w.incarnation) => return Ok(()),
+                Some(Ok(_)) => return Err(StoreError::Superseded(w.name.clone())),
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
         }
     }
 
+    async fn register_once(&self, w: &Writer) -> Result<(u64, u64), StoreError> {
+        let mut conn = self.acquire().await?;
+        run!(conn, "registering the writer", |c| {
+            sqlx::query(REGISTER).bind(&w.name).bind(w.session).bind(w.incarnation).execute(&mut *c).await?;
+            Ok(sqlx::query_as(STANDS).bind(&w.name).fetch_one(&mut *c).await?)
+        })
+    }
+
     /// Takeover: shuts out these writers below the given session. Waits for their transactions in flight; repeats
-    /// itself until the outcome is known, for at most 5 s. State may be read after it succeeded, not before.
+    /// itself until the outcome is known, for at most 5 s a row. State may be read after it succeeded, not before.
     pub async fn raise(&self, rows: &[(String, u64)]) -> Result<(), StoreError> {
         let mut rows: Vec<&(String, u64)> = rows.iter().collect();
         rows.sort();
+        // One statement a row: no lock is held while another one is waited for.
         for (writer, session) in rows {
-            // One statement a row: no lock is held while another one is waited for.
-            self.repeat(RAISE_FOR, "taking over", async || {
-                let mut conn = self.acquire().await?;
-                conn.run("taking over", async |c| {
-                    sqlx::query(RAISE).bind(writer).bind(session).execute(&mut *c).await?;
-                    Ok(())
-                })
-                .await
-            })
-            .await?;
+            let again = Again::until(RAISE_FOR, "taking over");
+            loop {
+                let result = again.limit(self.raise_once(writer, *session)).await;
+                if let Some(result) = again.judge(result).await {
+                    break result?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// Repeats work that is idempotent as a whole until it succeeds, fails for good, or `limit` has passed.
-    pub(crate) async fn repeat<T>(
-        &self,
-        limit: Duration,
-        doing: &'static str,
-        work: impl AsyncFn() -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let until = tokio::time::Instant::now() + limit;
-        loop {
-            let error = match tokio::time::timeout_at(until, work()).await {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) => error,
-                Err(_) => StoreError::Timeout { seconds: limit.as_secs(), doing },
-            };
-            if !(error.is_tie() || error.is_connection()) || tokio::time::Instant::now() >= until {
-                return Err(error);
+    async fn raise_once(&self, writer: &str, session: u64) -> Result<(), StoreError> {
+        let mut conn = self.acquire().await?;
+        run!(conn, "taking over", |c| {
+            sqlx::query(RAISE).bind(writer).bind(session).execute(&mut *c).await?;
+            Ok(())
+        })
+    }
+}
+
+/// Repeating of what is the same when done twice, until it succeeds, fails for good, or its time is over.
+struct Again {
+    until: Instant,
+    limit: Duration,
+    doing: &'static str,
+}
+
+impl Again {
+    fn until(limit: Duration, doing: &'static str) -> Again {
+        Again { until: Instant::now() + limit, limit, doing }
+    }
+
+    async fn limit<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |_| StoreError::Timeout { seconds: self.limit.as_secs(), doing: self.doing };
+        tokio::time::timeout_at(self.until, work).await.map_err(late)?
+    }
+
+    /// `None` = once more.
+    async fn judge<T>(&self, result: Result<T, StoreError>) -> Option<Result<T, StoreError>> {
+        match result {
+            Err(error) if (error.is_tie() || error.is_connection()) && Instant::now() < self.until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                None
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            other => Some(other),
         }
     }
 }

@@ -22,19 +22,28 @@ mod fence;
 mod ledger;
 mod load;
 mod migrate;
+mod operate;
 mod pool;
+mod purge;
+mod read;
 mod seen;
 mod statements;
 #[cfg(feature = "testdb")]
 pub mod testdb;
 
-pub use batch::{AgentSeen, Batch, Committed, Contact, Flush, Row};
+pub use batch::{AgentSeen, Batch, Committed, Contact, Flush, ModuleSeen, Row};
 pub use changes::Changes;
 pub use endpoint::{Endpoint, Secret};
 pub use error::{CommitError, StoreError};
 pub use fence::Writer;
+pub use ledger::LedgerReport;
 pub use migrate::{Migrated, migrate};
+pub use operate::NewCheck;
 pub use pool::{Gate, Store};
+pub use purge::Purged;
+pub use read::{
+    AgentFilter, AgentRow, EventFilter, EventRow, Group, GroupRow, ModuleFilter, ModuleRow, Overview, Samples,
+};
 pub use seen::Seen;
 
 use elpis_monitor::{Agent, Module, ModuleState};

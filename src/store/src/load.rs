@@ -1,6 +1,7 @@
 //! What an owner of shards works from. Read on the primary, after the fence.
 
 use crate::columns::{self, Reader, agent_columns, module_columns, state_columns};
+use crate::pool::run;
 use crate::{LoadedAgent, Seen, ServerKind, Store, StoreError};
 use elpis_monitor::{AgentId, Settings};
 use sqlx::mysql::MySqlConnection;
@@ -77,9 +78,7 @@ impl Store {
         let mut loaded = Vec::new();
         let mut conn = self.acquire().await?;
         for chunk in keys.chunks(KEYS) {
-            loaded.extend(
-                conn.run("loading agents", async |c| load_chunk(c, column, chunk, kind).await).await?,
-            );
+            loaded.extend(run!(conn, "loading agents", |c| load_chunk(c, column, chunk, kind).await)?);
         }
         if kind == ServerKind::Network {
             loaded.retain(|agent| !agent.modules.is_empty());
@@ -96,15 +95,13 @@ impl Store {
         let mut conn = self.acquire().await?;
         for chunk in keys.chunks(KEYS) {
             let padded = if chunk.len() <= 32 { 32 } else { KEYS };
-            let rows: Vec<Vec<u8>> = conn
-                .run("reading known reports", async |c| {
-                    let mut query = sqlx::query_scalar(AssertSqlSafe(list(KNOWN, "", padded)));
-                    for key in fill(chunk, padded) {
-                        query = query.bind(key.as_slice());
-                    }
-                    Ok(query.fetch_all(&mut *c).await?)
-                })
-                .await?;
+            let rows: Vec<Vec<u8>> = run!(conn, "reading known reports", |c| {
+                let mut query = sqlx::query_scalar(AssertSqlSafe(list(KNOWN, "", padded)));
+                for key in fill(chunk, padded) {
+                    query = query.bind(key.as_slice());
+                }
+                Ok(query.fetch_all(&mut *c).await?)
+            })?;
             known.extend(rows.iter().filter_map(|row| <[u8; 32]>::try_from(row.as_slice()).ok()));
         }
         Ok(known)
@@ -113,9 +110,8 @@ impl Store {
     /// Cluster-wide settings of the rules; what `tconfig` does not name, or names badly, is as by default.
     pub async fn settings(&self) -> Result<Settings, StoreError> {
         let mut conn = self.acquire().await?;
-        let rows: Vec<(String, String)> = conn
-            .run("reading settings", async |c| Ok(sqlx::query_as(SETTINGS).fetch_all(&mut *c).await?))
-            .await?;
+        let rows: Vec<(String, String)> =
+            run!(conn, "reading settings", |c| Ok(sqlx::query_as(SETTINGS).fetch_all(&mut *c).await?))?;
         Ok(settings(rows))
     }
 }
@@ -159,7 +155,7 @@ async fn load_chunk(
         let module = columns::module(&mut reader)?;
         // An agent that came between the queries is told as a change.
         if let Some(agent) = agents.get_mut(&module.agent) {
-            let state = columns::state(&mut reader, &module, &agent.seen)?;
+            let state = columns::state(&mut reader, &module, agent.seen.get(module.position))?;
             agent.modules.push((module, state));
         }
     }

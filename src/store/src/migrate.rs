@@ -81,5 +81,9 @@ async fn run(conn: &mut MySqlConnection) -> Result<Migrated, StoreError> {
     let mut migrator = Migrator::with_migrations(list);
     migrator.set_locking(false);
     migrator.run_direct(None, conn, false).await.map_err(|error| StoreError::Migrate(error.to_string()))?;
+    // Months only divide the table: by the database's clock they are good enough here, and the purge looks after them.
+    let now: i64 =
+        sqlx::query_scalar("SELECT CAST(UNIX_TIMESTAMP() AS SIGNED)").fetch_one(&mut *conn).await?;
+    crate::purge::months_ahead(conn, now).await?;
     Ok(Migrated { from, to })
 }

@@ -80,11 +80,10 @@ impl Store {
     /// Asks the server for an answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut conn = self.acquire().await?;
-        conn.run("asking for a sign of life", async |c| {
+        run!(conn, "asking for a sign of life", |c| {
             c.execute("SELECT 1").await?;
             Ok(())
         })
-        .await
     }
 
     /// Epoch of the endpoint in use.
@@ -115,21 +114,19 @@ impl Store {
 }
 
 impl Conn {
-    /// Runs work within the time limit and the epoch. After an error of the connection it is closed.
-    pub(crate) async fn run<T>(
-        &mut self,
-        doing: &'static str,
-        work: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let Some(conn) = self.conn.as_mut() else { return Err(StoreError::Moved) };
-        self.busy = true;
-        let result = tokio::select! {
-            result = work(conn) => result,
-            _ = self.epoch.changed() => Err(StoreError::Moved),
-            () = tokio::time::sleep(WORK_LIMIT) => {
-                Err(StoreError::Timeout { seconds: WORK_LIMIT.as_secs(), doing })
+    /// The connection and what limits work on it.
+    pub(crate) fn parts(&mut self) -> Result<(&mut MySqlConnection, &mut watch::Receiver<u64>), StoreError> {
+        match self.conn.as_mut() {
+            Some(conn) => {
+                self.busy = true;
+                Ok((conn, &mut self.epoch))
             }
-        };
+            None => Err(StoreError::Moved),
+        }
+    }
+
+    /// Work has ended. After an error of the connection it is closed.
+    pub(crate) fn done<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         self.busy = false;
         if result.as_ref().is_err_and(StoreError::is_connection) {
             self.discard();
@@ -144,6 +141,38 @@ impl Conn {
         }
     }
 }
+
+/// Work within the time limit and the epoch.
+pub(crate) async fn limit<T>(
+    epoch: &mut watch::Receiver<u64>,
+    doing: &'static str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::select! {
+        result = work => result,
+        _ = epoch.changed() => Err(StoreError::Moved),
+        () = tokio::time::sleep(WORK_LIMIT) => Err(StoreError::Timeout { seconds: WORK_LIMIT.as_secs(), doing }),
+    }
+}
+
+/// `run!(conn, "doing what", |c| work)`: work on a [`Conn`] as a block with `?`. Macros and no closures here: futures of
+/// closures that borrow are not `Send` in a way the compiler can see.
+macro_rules! run {
+    ($conn:expr, $doing:expr, |$c:ident| $body:expr) => {
+        match $conn.parts() {
+            Ok((conn, epoch)) => {
+                let work = async {
+                    let $c: &mut sqlx::mysql::MySqlConnection = conn;
+                    $body
+                };
+                let result = crate::pool::limit(epoch, $doing, work).await;
+                $conn.done(result)
+            }
+            Err(error) => Err(error),
+        }
+    };
+}
+pub(crate) use run;
 
 impl Drop for Conn {
     fn drop(&mut self) {

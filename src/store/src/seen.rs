@@ -50,15 +50,19 @@ impl Seen {
 
     /// Brings a state as read from its row up to the last sample (the same rule as the view `tagent_status`).
     pub fn complete(&self, position: u16, network: bool, state: &mut ModuleState) {
-        let (server, sample) = self.get(position);
-        state.utimestamp = state.utimestamp.max(server);
-        state.last_execution_try = state.last_execution_try.max(sample);
-        if state.last_error.is_empty() {
-            state.timestamp = state.timestamp.max(sample);
-        }
-        if network {
-            state.last_slot = state.last_slot.max(sample);
-        }
+        complete(self.get(position), network, state);
+    }
+}
+
+/// [`Seen::complete`] with the pair of one position.
+pub(crate) fn complete((server, sample): (i64, i64), network: bool, state: &mut ModuleState) {
+    state.utimestamp = state.utimestamp.max(server);
+    state.last_execution_try = state.last_execution_try.max(sample);
+    if state.last_error.is_empty() {
+        state.timestamp = state.timestamp.max(sample);
+    }
+    if network {
+        state.last_slot = state.last_slot.max(sample);
     }
 }
 

@@ -18,8 +18,13 @@ pub(crate) fn all() -> Vec<(String, String)> {
         crate::changes::STATEMENTS,
         crate::create::STATEMENTS,
         crate::fence::STATEMENTS,
+        crate::ledger::STATEMENTS,
+        crate::operate::STATEMENTS,
+        crate::purge::STATEMENTS,
+        crate::read::STATEMENTS,
     ];
-    let built = [crate::batch::write::texts(), crate::load::texts(), vec![crate::create::MODULES.text(2)]];
+    let built =
+        [crate::batch::write::texts(), crate::load::texts(), crate::create::texts(), crate::read::texts()];
     let fixed = fixed.into_iter().flatten().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned()));
     fixed.chain(built.into_iter().flatten().map(|sql| (sql.chars().take(60).collect(), sql))).collect()
 }

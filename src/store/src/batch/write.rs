@@ -1,82 +1,16 @@
 //! The statements of a batch, in the one order all writers keep.
 
-use super::{AgentSeen, Batch, Contact, Row, Stop, known_key};
-use crate::bulk::{Bulk, cut, finite};
+use super::{AgentSeen, Batch, Contact, ModuleSeen, Row, Stop, known_key};
+use crate::bulk::{cut, finite};
 use crate::statements::statements;
 use elpis_monitor::{AgentId, Counts, Event, ModuleId, ModuleState, Value};
 use sqlx::mysql::MySqlConnection;
 use std::collections::BTreeMap;
 
-const REPORTS: Bulk = Bulk {
-    head: "INSERT INTO treport_done (report_key, utimestamp) VALUES ",
-    row: "(?,?)",
-    tail: "",
-    repeatable: false,
-};
-const NUMBERS: Bulk = Bulk {
-    head: "INSERT INTO tagent_data (id_agent_module, utimestamp, n, data) VALUES ",
-    row: "(?,?,?,?)",
-    tail: " ON DUPLICATE KEY UPDATE data=VALUES(data)",
-    repeatable: true,
-};
-const TEXTS: Bulk = Bulk {
-    head: "INSERT INTO tagent_data_string (id_agent_module, utimestamp, n, data) VALUES ",
-    row: "(?,?,?,?)",
-    tail: " ON DUPLICATE KEY UPDATE data=VALUES(data)",
-    repeatable: true,
-};
-const BASES: Bulk = Bulk {
-    head: "INSERT INTO tagent_data_inc (id_agent_module, value, utimestamp) VALUES ",
-    row: "(?,?,?)",
-    tail: " ON DUPLICATE KEY UPDATE value=VALUES(value), utimestamp=VALUES(utimestamp)",
-    repeatable: true,
-};
-const STATES: Bulk = Bulk {
-    head: "INSERT INTO tmodule_state (id_agent_module, id_agent, data, status, known_status, last_status, \
-        last_known_status, status_changes, utimestamp, sample_utimestamp, last_execution_try, last_try, \
-        current_interval, ff_start_utimestamp, ff_normal, ff_warning, ff_critical, last_status_change, \
-        last_unknown_update, warning_count, last_error, last_slot) VALUES ",
-    row: "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-    tail: " ON DUPLICATE KEY UPDATE data=VALUES(data), status=VALUES(status), known_status=VALUES(known_status), \
-        last_status=VALUES(last_status), last_known_status=VALUES(last_known_status), \
-        status_changes=VALUES(status_changes), utimestamp=VALUES(utimestamp), \
-        sample_utimestamp=VALUES(sample_utimestamp), last_execution_try=VALUES(last_execution_try), \
-        last_try=VALUES(last_try), current_interval=VALUES(current_interval), \
-        ff_start_utimestamp=VALUES(ff_start_utimestamp), ff_normal=VALUES(ff_normal), ff_warning=VALUES(ff_warning), \
-        ff_critical=VALUES(ff_critical), last_status_change=VALUES(last_status_change), \
-        last_unknown_update=VALUES(last_unknown_update), warning_count=VALUES(warning_count), \
-        last_error=VALUES(last_error), last_slot=VALUES(last_slot)",
-    repeatable: true,
-};
-const CONTACTS: Bulk = Bulk {
-    head: "INSERT INTO tagent_contact (id_agent, server_type, utimestamp, running_by, seen) VALUES ",
-    row: "(?,?,?,?,?)",
-    tail: " ON DUPLICATE KEY UPDATE utimestamp=VALUES(utimestamp), running_by=VALUES(running_by), seen=VALUES(seen)",
-    repeatable: true,
-};
-const COUNTS: Bulk = Bulk {
-    head: "INSERT INTO tagent_count (id_agent, normal_count, critical_count, warning_count, unknown_count, \
-        notinit_count, fired_count) VALUES ",
-    row: "(?,?,?,?,?,?,?)",
-    tail: " ON DUPLICATE KEY UPDATE normal_count=normal_count+VALUES(normal_count), \
-        critical_count=critical_count+VALUES(critical_count), warning_count=warning_count+VALUES(warning_count), \
-        unknown_count=unknown_count+VALUES(unknown_count), notinit_count=notinit_count+VALUES(notinit_count), \
-        fired_count=fired_count+VALUES(fired_count)",
-    repeatable: false,
-};
-const UNFORCE: Bulk = Bulk {
-    head: "UPDATE tagent_module SET flag=0 WHERE id_agent_module IN (",
-    row: "?",
-    tail: ")",
-    repeatable: true,
-};
-const EVENTS: Bulk = Bulk {
-    head: "INSERT INTO tevent (id_agent, id_agent_module, id_group, status, utimestamp, ack_utimestamp, event_type, \
-        severity, event, data, module_status) VALUES ",
-    row: "(?,?,?,?,?,?,?,?,?,?,?)",
-    tail: "",
-    repeatable: false,
-};
+mod tables;
+#[cfg(feature = "testdb")]
+pub(crate) use tables::texts;
+use tables::{BASES, CONTACTS, COUNTS, EVENTS, NUMBERS, REPORTS, STATES, TEXTS, UNFORCE};
 
 statements! {
     LEDGER = "INSERT INTO trun_ledger (writer, incarnation, number, session, utimestamp, executions, first_slot, \
@@ -92,16 +26,24 @@ statements! {
         a.os_version=COALESCE(v.ov, a.os_version), a.`interval`=COALESCE(v.iv, a.`interval`), \
         a.address=COALESCE(v.ad, a.address), a.id_parent=COALESCE(v.pa, a.id_parent), \
         a.timezone_offset=COALESCE(v.tz, a.timezone_offset), a.disabled=COALESCE(v.di, a.disabled)";
+    MODULES = "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id INT UNSIGNED PATH '$.i', de TEXT PATH '$.d', \
+        ex TEXT PATH '$.e', iv INT UNSIGNED PATH '$.n')) v \
+        STRAIGHT_JOIN tagent_module m ON m.id_agent_module=v.id \
+        SET m.description=COALESCE(v.de, m.description), m.extended_info=COALESCE(v.ex, m.extended_info), \
+        m.module_interval=COALESCE(v.iv, m.module_interval)";
+    /// Before the agents' rows change: checks whose slots the change moves.
+    RESCHEDULE = "INSERT INTO trun_schedule (id_agent_module, utimestamp, interval_s) \
+        SELECT m.id_agent_module, ?, IF(COALESCE(v.di, a.disabled)=1 OR m.disabled=1, 0, IF(m.module_interval>0, \
+        m.module_interval, IF(COALESCE(v.iv, a.`interval`)>0, COALESCE(v.iv, a.`interval`), 300))) \
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (id INT UNSIGNED PATH '$.i', iv INT UNSIGNED PATH '$.n', \
+        di TINYINT UNSIGNED PATH '$.d')) v STRAIGHT_JOIN tagent a ON a.id_agent=v.id \
+        JOIN tagent_module m ON m.id_agent=a.id_agent AND m.id_module=2 AND m.delete_pending=0 AND m.cron_interval='' \
+        WHERE COALESCE(v.iv, a.`interval`)<>a.`interval` OR COALESCE(v.di, a.disabled)<>a.disabled";
+    TELL = "INSERT INTO tchange (shard, kind, id, utimestamp) SELECT a.shard, 1, a.id_agent, UNIX_TIMESTAMP() \
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (id INT UNSIGNED PATH '$.i', iv INT UNSIGNED PATH '$.n', \
+        di TINYINT UNSIGNED PATH '$.d')) v STRAIGHT_JOIN tagent a ON a.id_agent=v.id \
+        WHERE COALESCE(v.iv, a.`interval`)<>a.`interval` OR COALESCE(v.di, a.disabled)<>a.disabled";
     VALIDATE = "UPDATE tevent SET status=1, ack_utimestamp=? WHERE id_agent_module=? AND status=0";
-}
-
-/// One text of each bulk statement, for the test that prepares them all.
-#[cfg(feature = "testdb")]
-pub(crate) fn texts() -> Vec<String> {
-    [REPORTS, NUMBERS, TEXTS, BASES, STATES, CONTACTS, COUNTS, UNFORCE, EVENTS]
-        .iter()
-        .map(|b| b.text(2))
-        .collect()
 }
 
 /// A batch in key order, computed once for all attempts.
@@ -116,6 +58,8 @@ pub(super) struct Prepared<'a> {
     contacts: Vec<&'a Contact>,
     counts: Vec<(AgentId, Counts)>,
     agents: Option<String>,
+    reschedules: bool,
+    modules: Option<String>,
     unforce: Vec<ModuleId>,
     packed: Option<crate::ledger::Packed>,
 }
@@ -158,6 +102,8 @@ impl<'a> Prepared<'a> {
             contacts: contacts.into_values().collect(),
             counts: counts.into_iter().collect(),
             agents: (!b.agents.is_empty()).then(|| agents_json(&b.agents)),
+            reschedules: b.agents.iter().any(|a| a.interval_s.is_some() || a.disabled.is_some()),
+            modules: (!b.modules.is_empty()).then(|| modules_json(&b.modules)),
             unforce,
             packed: b.flush.as_ref().map(|flush| crate::ledger::Packed::new(&flush.executions, ledger)),
         }
@@ -230,7 +176,14 @@ impl<'a> Prepared<'a> {
             .await?;
         counts(c, &self.counts).await?;
         if let Some(json) = &self.agents {
+            if self.reschedules {
+                sqlx::query(RESCHEDULE).bind(now).bind(json).execute(&mut *c).await?;
+                sqlx::query(TELL).bind(json).execute(&mut *c).await?;
+            }
             sqlx::query(AGENTS).bind(json).execute(&mut *c).await?;
+        }
+        if let Some(json) = &self.modules {
+            sqlx::query(MODULES).bind(json).execute(&mut *c).await?;
         }
         UNFORCE.run(c, &self.unforce, |_| 8, |q, module| q.add(module.0)).await?;
         events(c, &self.b.events).await?;
@@ -379,6 +332,19 @@ fn agents_json(agents: &[AgentSeen]) -> String {
                 "o": a.os, "w": text(&a.os_version), "n": a.interval_s, "a": text(&a.address),
                 "p": a.parent.map(|p| p.0), "z": a.timezone_offset_h, "d": a.disabled.map(u8::from),
             })
+        })
+        .collect();
+    serde_json::Value::Array(list).to_string()
+}
+
+fn modules_json(modules: &[ModuleSeen]) -> String {
+    let merged: BTreeMap<ModuleId, &ModuleSeen> = modules.iter().map(|m| (m.module, m)).collect();
+    let text = |value: &Option<String>| value.as_deref().map(|text| cut(text, 16_000).to_owned());
+    let list: Vec<serde_json::Value> = merged
+        .values()
+        .map(|m| {
+            let (d, e) = (text(&m.description), text(&m.extended_info));
+            serde_json::json!({ "i": m.module.0, "d": d, "e": e, "n": m.interval_s })
         })
         .collect();
     serde_json::Value::Array(list).to_string()

@@ -40,7 +40,6 @@ impl Packed {
     }
 }
 
-#[cfg(test)]
 /// Unpacks; `None` when the bytes are torn or of another version.
 pub(crate) fn unpack(bytes: &[u8]) -> Option<Vec<(ModuleId, i64)>> {
     let Some((version, mut rest)) = bytes.split_first() else { return Some(Vec::new()) };
@@ -66,7 +65,6 @@ fn put(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-#[cfg(test)]
 fn take(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0u64;
     for shift in (0..64).step_by(7) {

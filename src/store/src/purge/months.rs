@@ -1,0 +1,127 @@
+//! Months of samples: partitions of `tagent_data`, made ahead, dropped whole.
+
+use crate::StoreError;
+use crate::error::LOCK_WAIT;
+use sqlx::mysql::MySqlConnection;
+use sqlx::{AssertSqlSafe, Executor};
+
+/// Months made beyond the current one, so that the last partition never fills.
+const AHEAD: i64 = 2;
+
+const LIST: &str = "SELECT partition_name, COALESCE(CAST(NULLIF(partition_description, 'MAXVALUE') AS SIGNED), 0) \
+    FROM information_schema.partitions WHERE table_schema=DATABASE() AND table_name='tagent_data' \
+    AND partition_name IS NOT NULL ORDER BY partition_ordinal_position";
+
+/// (name, first second that is not in it; 0 = the last one) in order.
+pub(crate) async fn list(c: &mut MySqlConnection) -> Result<Vec<(String, i64)>, StoreError> {
+    Ok(sqlx::query_as(LIST).fetch_all(&mut *c).await?)
+}
+
+/// Makes the months ahead. Used by a migration and by the purge.
+pub(crate) async fn ahead(c: &mut MySqlConnection, now: i64) -> Result<(), StoreError> {
+    let months = list(c).await?;
+    keep(c, &months, now, None).await.map(|_| ())
+}
+
+/// Makes missing months up to two ahead, drops those that end at or before `oldest`. Returns how many were dropped.
+///
+/// A reader that holds the table makes it fail at once (NOWAIT) instead of queueing all writers behind it; then nothing
+/// happens until the next call.
+pub(crate) async fn keep(
+    c: &mut MySqlConnection,
+    months: &[(String, i64)],
+    now: i64,
+    oldest: Option<i64>,
+) -> Result<u32, StoreError> {
+    let Some((open, 0)) = months.last() else { return Ok(0) };
+    if !months.iter().all(|(name, _)| plain(name)) {
+        return Ok(0);
+    }
+    let last = months.iter().map(|(_, end)| *end).max().unwrap_or(0);
+    let new = missing(last, now);
+    if !new.is_empty() {
+        let parts: Vec<String> =
+            new.iter().map(|(name, end)| format!("PARTITION {name} VALUES LESS THAN ({end})")).collect();
+        let text = format!(
+            "ALTER TABLE tagent_data NOWAIT REORGANIZE PARTITION {open} INTO ({}, PARTITION {open} VALUES LESS THAN MAXVALUE)",
+            parts.join(", ")
+        );
+        alter(c, text).await?;
+    }
+    let mut dropped = 0;
+    let old = months.iter().filter(|(_, end)| *end > 0 && oldest.is_some_and(|oldest| *end <= oldest));
+    for (name, _) in old {
+        dropped +=
+            u32::from(alter(c, format!("ALTER TABLE tagent_data NOWAIT DROP PARTITION {name}")).await?);
+    }
+    Ok(dropped)
+}
+
+/// Text of numbers and names that were looked at. `false` = the table was in use.
+async fn alter(c: &mut MySqlConnection, text: String) -> Result<bool, StoreError> {
+    match c.execute(AssertSqlSafe(text)).await {
+        Ok(_) => Ok(true),
+        Err(error) if crate::error::number(&error) == Some(LOCK_WAIT) => {
+            tracing::info!("the table of samples is in use; months are looked at again at the next purge");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Months to make after the one that ends at `last` (0 = none yet): names `pYYYYMM`, ends in Unix seconds (UTC).
+fn missing(last: i64, now: i64) -> Vec<(String, i64)> {
+    let (year, month) = year_month(now.clamp(0, 253_402_300_799));
+    let current = year * 12 + month - 1;
+    (current..=current + AHEAD)
+        .map(|m| (format!("p{:04}{:02}", m / 12, m % 12 + 1), first_second(m + 1)))
+        .filter(|(_, end)| *end > last)
+        .collect()
+}
+
+/// Days from 1970-01-01 to the first of month `m` (year * 12 + month - 1), in seconds.
+fn first_second(m: i64) -> i64 {
+    let (year, month) = (m.div_euclid(12), m.rem_euclid(12) + 1);
+    // Civil calendar by 400-year eras, March-based.
+    let y = if month <= 2 { year - 1 } else { year };
+    let era = y.div_euclid(400);
+    let year_of_era = y - era * 400;
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era - 719_468) * 86_400
+}
+
+/// Year and month of a time from 1970 on.
+fn year_month(time: i64) -> (i64, i64) {
+    // A month is found by looking: never more than two steps from the estimate.
+    let mut m = 1970 * 12 + time.div_euclid(2_629_746);
+    while first_second(m) > time {
+        m -= 1;
+    }
+    while first_second(m + 1) <= time {
+        m += 1;
+    }
+    (m.div_euclid(12), m.rem_euclid(12) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_follow_the_calendar() {
+        assert_eq!(first_second(1970 * 12), 0);
+        assert_eq!(first_second(2000 * 12 + 2), 951_868_800); // 1 March 2000
+        assert_eq!(year_month(951_868_799), (2000, 2));
+        assert_eq!(year_month(951_868_800), (2000, 3));
+        let made = missing(0, 1_795_000_000); // November 2026
+        let names: Vec<_> = made.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["p202611", "p202612", "p202701"]);
+        assert_eq!(missing(made[1].1, 1_795_000_000), made[2..]);
+        assert_eq!(missing(made[2].1, 1_795_000_000), []);
+    }
+}
