@@ -139,7 +139,7 @@ fn read_place(path: &Path, body: &[u8]) -> Result<Place, IdentityError> {
 }
 
 /// Writes the file so that after a crash there is the old or the new one, never half of one.
-fn write_whole(path: &Path, body: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, body: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("new");
     let mut file =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;

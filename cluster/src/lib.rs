@@ -2,6 +2,7 @@
 //!
 //! `state` is pure (no clock, no I/O, no hashing order). Everything else here is glue around openraft and sockets.
 
+pub mod agent;
 pub mod bootstrap;
 pub mod identity;
 pub mod leader;

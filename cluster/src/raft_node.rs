@@ -2,6 +2,7 @@
 
 mod asks;
 mod error;
+mod in_term;
 mod keeper;
 mod members;
 mod propose;

@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 /// How long a proposal looks for a leader that takes it.
-const PROPOSE: Duration = Duration::from_secs(5);
+pub(super) const PROPOSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Forwarded {

@@ -83,10 +83,13 @@ impl Inner {
             is_leader,
             first_entry_applied: is_leader
                 && metrics.last_applied.is_some_and(|id| id.leader_id.term == term),
-            last_quorum_acked_boot_ms: metrics
-                .last_quorum_acked
-                .filter(|_| is_leader)
-                .and_then(|acked| self.boot_time_of(acked.into_inner().elapsed())),
+            // Nobody can elect another leader without a sole voter; openraft tells no new acknowledgements there.
+            last_quorum_acked_boot_ms: if is_leader && membership.voter_ids().eq([self.id]) {
+                Some(boot_ms())
+            } else {
+                let acked = metrics.last_quorum_acked.filter(|_| is_leader);
+                acked.and_then(|acked| self.boot_time_of(acked.into_inner().elapsed()))
+            },
             elected_at_boot_ms: elected.map(|elected| elected.at_boot_ms),
             predecessor: elected.and_then(|elected| elected.predecessor),
             transferring: term > 0 && self.transferring.load(Ordering::SeqCst) == term,

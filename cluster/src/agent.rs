@@ -1,0 +1,177 @@
+//! The node agent: Raft, leases, the server processes of this node and their socket `node.sock`, in one process.
+//!
+//! The deciding parts are elsewhere and pure (`state`, `lease`, `plan`, `leader`); this is the shell with clocks, files,
+//! sockets and tasks. What runs, all under one token:
+//!
+//! | task | pace | file |
+//! |---|---|---|
+//! | socket, a task a connection and a watch stream | | `agent/sock.rs` |
+//! | renewal of this node's lease | 200 ms, at once for a release | `agent/renew.rs` |
+//! | publication of the lease to the watch streams | 100 ms and at each change | `agent/renew.rs` |
+//! | look after the server processes | 100 ms | `agent/keep.rs` |
+//! | the master's work, while this node leads | 50 ms | `agent/lead.rs` |
+
+mod forming;
+mod incarnation;
+mod keep;
+mod lead;
+mod member;
+pub mod messages;
+mod orders;
+pub mod process;
+pub mod registry;
+mod renew;
+mod sock;
+mod status;
+
+pub use forming::{JoinStatus, Step};
+use forming::Joining;
+pub use status::{DatabaseLine, EventLine, Failed, NodeLine, Shards, Status};
+
+use crate::identity::{Identity, IdentityError};
+use crate::raft_node::{self, NodeError, RaftNode};
+use crate::types::boot_ms;
+use elpis_watch::Role;
+use incarnation::Incarnations;
+use member::Member;
+use registry::Registry;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Most lines of events kept for the status.
+const MAX_EVENTS: usize = 100;
+
+/// What a node agent is started with.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Data folder, names and addresses, timings of the profile.
+    pub raft: raft_node::Config,
+    /// Where the servers of this node find it.
+    pub socket: PathBuf,
+    /// Servers that should run here.
+    pub roles: Vec<Role>,
+}
+
+/// Why the node agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("another node agent answers on {0}; stop it first, or choose another data folder")]
+    SocketTaken(PathBuf),
+    #[error("cannot use the socket {path}: {source}; check the folder's owner and rights")]
+    Socket { path: PathBuf, source: std::io::Error },
+    #[error("the incarnation counters cannot be read: {0}; restore incarnations.json in the data folder")]
+    Incarnations(#[source] std::io::Error),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("Raft stopped for good: {0}; remove this node from the cluster and join it again, empty")]
+    RaftStopped(String),
+}
+
+/// What all tasks of the node agent share.
+#[derive(Debug)]
+struct Agent {
+    config: AgentConfig,
+    registry: Mutex<Registry>,
+    member: RwLock<Option<Arc<Member>>>,
+    /// Key and place; held while a cluster is made or joined, so that only one such work goes on.
+    identity: Arc<tokio::sync::Mutex<Identity>>,
+    join: Mutex<Joining>,
+    events: Mutex<VecDeque<EventLine>>,
+    /// Set once, when the node agent must end by itself.
+    failed: Mutex<Option<AgentError>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Runs the node agent until the token is cancelled. A node without a cluster serves its socket and waits for
+/// `init` or `join`.
+///
+/// # Errors
+/// When the socket, the port or the disk cannot be used, or Raft stops for good.
+pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), AgentError> {
+    let identity = Identity::open(&config.raft.data_dir)?;
+    let counters = Incarnations::open(&config.raft.data_dir).map_err(AgentError::Incarnations)?;
+    let listener = sock::bind(&config.socket).await?;
+    let has_place = identity.place.is_some();
+    let agent = Arc::new(Agent {
+        registry: Mutex::new(Registry::new(&config.roles, counters, boot_ms())),
+        member: RwLock::default(),
+        identity: Arc::new(tokio::sync::Mutex::new(identity)),
+        join: Mutex::default(),
+        events: Mutex::default(),
+        failed: Mutex::default(),
+        tasks: TaskTracker::new(),
+        stop: stop.child_token(),
+        config,
+    });
+    if has_place {
+        let identity = agent.identity.lock().await.clone();
+        let node = RaftNode::start(agent.config.raft.clone(), identity.clone()).await?;
+        agent.enter(node, &identity);
+    } else {
+        tracing::info!("this node belongs to no cluster; waiting for `elpis cluster init` or `elpis join`");
+    }
+    agent.tasks.spawn(sock::serve(Arc::clone(&agent), listener));
+    agent.tasks.spawn(keep::run(Arc::clone(&agent)));
+    agent.stop.cancelled().await;
+    agent.tasks.close();
+    agent.tasks.wait().await;
+    let member = agent.member.write().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(member) = member {
+        member.node.shutdown().await;
+    }
+    // The socket file stays: removing it could take away that of a successor. A stale one is replaced at the start.
+    match locked(&agent.failed).take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+impl Agent {
+    /// The membership, once there is one.
+    fn member(&self) -> Option<Arc<Member>> {
+        self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts everything that needs a cluster.
+    fn enter(self: &Arc<Self>, node: RaftNode, identity: &Identity) {
+        let member = Arc::new(Member::new(node, &self.config, identity.place.as_ref()));
+        lead::answer_calls(self, &member);
+        *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
+        self.tasks.spawn(renew::run(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(renew::publish(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(lead::run(Arc::clone(self), member));
+    }
+
+    /// Keeps a line for the status.
+    fn note(&self, role: Option<Role>, kind: &str, text: &str) {
+        let at_ms = match self.member() {
+            Some(member) => member.cluster_now_ms(),
+            None => crate::types::unix_ms(),
+        };
+        let role = role.map_or("node", Role::as_str);
+        tracing::info!(role, kind, text, "event");
+        let mut events = locked(&self.events);
+        while events.len() >= MAX_EVENTS {
+            events.pop_front();
+        }
+        events.push_back(EventLine { at_ms, role: role.into(), kind: kind.into(), text: text.into() });
+    }
+
+    /// Ends the node agent with an error.
+    fn fail(&self, error: AgentError) {
+        tracing::error!(%error, "the node agent stops");
+        locked(&self.failed).get_or_insert(error);
+        self.stop.cancel();
+    }
+}
+
+/// Locks; what a panicked holder left is as good as what was there before: no update here is half.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

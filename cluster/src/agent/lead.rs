@@ -1,0 +1,309 @@
+//! The master's work: answers renewals, and turns what the pure [`Leader`] decides into log entries.
+
+use super::member::Member;
+use super::messages::{Ask, Knowledge, MAX_RENEWAL, NodeKnowledge, RENEW, Renew, Renewed, STATUS, VERSION};
+use super::{Agent, locked};
+use crate::leader::{Leader, Now};
+use crate::lease::{Grant, LeaseTimings};
+use crate::raft_node::NodeError;
+use crate::state::{Command, Failover};
+use crate::types::{boot_ms, unix_ms};
+use elpis_watch::NodeId;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+const PACE: Duration = Duration::from_millis(50);
+/// A clock this far off is worth a warning.
+const SKEW_MS: i64 = 1000;
+/// The first result after a failover is awaited for so long.
+const AWAIT_MS: i64 = 60_000;
+/// Pause between two tries to give the leadership away while draining.
+const TRANSFER_MS: i64 = 5000;
+
+/// What the master knows and does beside the pure [`Leader`].
+#[derive(Debug)]
+pub(super) struct Leading {
+    leader: Mutex<Option<Leader>>,
+    timings: LeaseTimings,
+    /// Services and clock skew as the last renewals told them.
+    heard: Mutex<BTreeMap<NodeId, Heard>>,
+    /// Failovers whose first result is awaited: (node, at_ms) -> map revision under which it must be stored.
+    awaited: Mutex<BTreeMap<(NodeId, i64), u64>>,
+    /// One command of the leader in flight, one line of the timeline, one transfer.
+    proposing: AtomicBool,
+    telling: AtomicBool,
+    transferred: AtomicI64,
+    tick_now: Notify,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    services: BTreeMap<String, String>,
+    skew_ms: i64,
+}
+
+impl Leading {
+    pub(super) fn new(timings: LeaseTimings) -> Leading {
+        Leading {
+            leader: Mutex::default(),
+            timings,
+            heard: Mutex::default(),
+            awaited: Mutex::default(),
+            proposing: AtomicBool::new(false),
+            telling: AtomicBool::new(false),
+            transferred: AtomicI64::new(0),
+            tick_now: Notify::new(),
+        }
+    }
+
+    /// Asks or tells the pure leader.
+    fn with<T>(&self, me: NodeId, work: impl FnOnce(&mut Leader) -> T) -> T {
+        work(locked(&self.leader).get_or_insert_with(|| Leader::new(me, self.timings)))
+    }
+}
+
+/// Answers the calls of other node agents, and this one's own.
+pub(super) fn answer_calls(agent: &Arc<Agent>, member: &Arc<Member>) {
+    // Weak: the node holds the handler, and the member holds the node.
+    let (agent, member) = (Arc::downgrade(agent), Arc::downgrade(member));
+    let node = member.upgrade().map(|member| member.node.clone());
+    if let Some(node) = node {
+        node.on_call(move |peer, kind, body| {
+            let answer = answer(&agent, &member, peer, &kind, &body);
+            async move { answer }
+        });
+    }
+}
+
+fn answer(
+    agent: &Weak<Agent>,
+    member: &Weak<Member>,
+    peer: NodeId,
+    kind: &str,
+    body: &[u8],
+) -> Result<Vec<u8>, String> {
+    let (Some(agent), Some(member)) = (agent.upgrade(), member.upgrade()) else {
+        return Err("this node agent stops".to_owned());
+    };
+    let odd = |error: serde_json::Error| format!("the call {kind} cannot be read: {error}");
+    match kind {
+        RENEW if body.len() > MAX_RENEWAL => Err(format!("a renewal of {} bytes is too long", body.len())),
+        RENEW => {
+            let renew = serde_json::from_slice(body).map_err(odd)?;
+            serde_json::to_vec(&renewal(&member, peer, &renew)).map_err(odd)
+        }
+        STATUS => {
+            let _: Ask = serde_json::from_slice(body).map_err(odd)?;
+            let knowledge = knowledge(&agent, &member).ok_or("this node does not lead")?;
+            serde_json::to_vec(&knowledge).map_err(odd)
+        }
+        other => Err(format!("unknown call {other}; update the older node")),
+    }
+}
+
+fn renewal(member: &Member, peer: NodeId, renew: &Renew) -> Renewed {
+    let leading = &member.leading;
+    let view = member.node.raft_view();
+    if !view.is_leader || renew.renewal.version != crate::lease::VERSION {
+        let refused = if view.is_leader {
+            format!(
+                "version {} against {}; update the older node",
+                renew.renewal.version,
+                crate::lease::VERSION
+            )
+        } else {
+            "this node does not lead".to_owned()
+        };
+        let grant = Grant { version: crate::lease::VERSION, term: view.term, refused, ..Grant::default() };
+        return Renewed { grant, applied_index: view.applied_index };
+    }
+    let state = member.state();
+    let now = Now { boot_ms: boot_ms(), unix_ms: unix_ms(), view: &view, state: &state };
+    let grant = leading.with(member.id(), |leader| leader.renewal(peer, &renew.renewal, &now));
+    let services = renew.services.iter().take(16);
+    let heard = Heard {
+        services: services.map(|(role, state)| (short(role), short(state))).collect(),
+        skew_ms: renew.renewal.unix_ms.saturating_sub(grant.cluster_now_ms),
+    };
+    if state.nodes.contains_key(&peer) {
+        locked(&leading.heard).insert(peer, heard);
+    }
+    let waits = |node: &crate::state::Node| !node.live();
+    if !renew.renewal.released.is_empty() || state.nodes.get(&peer).is_some_and(waits) {
+        leading.tick_now.notify_one();
+    }
+    Renewed { grant, applied_index: view.applied_index }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(32).collect()
+}
+
+/// What this node knows as the leader; `None` when it does not lead.
+pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
+    let view = member.node.raft_view();
+    if !view.is_leader {
+        return None;
+    }
+    let state = member.state();
+    let now = Now { boot_ms: boot_ms(), unix_ms: unix_ms(), view: &view, state: &state };
+    let heard = locked(&member.leading.heard).clone();
+    let mut warnings = Vec::new();
+    let (cluster_now_ms, nodes) = member.leading.with(member.id(), |leader| {
+        let holders = leader.holders(&now);
+        let mut nodes = BTreeMap::new();
+        for (id, node) in state.members() {
+            let heard = heard.get(&id).cloned().unwrap_or_default();
+            if heard.skew_ms.abs() > SKEW_MS {
+                let seconds = heard.skew_ms / 1000;
+                warnings.push(format!(
+                    "the clock of {} is {seconds} s off; cluster time is used instead, but set it right",
+                    node.name
+                ));
+            }
+            let left = leader.granter().left_ms(id, now.boot_ms).unwrap_or(0);
+            let lease_ms_left = if holders.contains(&id) { left } else { 0 };
+            let unfit = leader.unfit(id).to_owned();
+            nodes.insert(
+                id,
+                NodeKnowledge { lease_ms_left, services: heard.services, unfit, skew_ms: heard.skew_ms },
+            );
+        }
+        (leader.cluster_now_ms(&now), nodes)
+    });
+    let mut nodes: BTreeMap<NodeId, NodeKnowledge> = nodes;
+    if let Some(mine) = nodes.get_mut(&member.id()) {
+        // Its own lease is its quorum's.
+        mine.lease_ms_left = (member.publish().until_boot_ms - boot_ms()).max(0);
+        mine.services = locked(&agent.registry).services(boot_ms());
+    }
+    Some(Knowledge {
+        version: VERSION,
+        term: view.term,
+        leader: member.id(),
+        cluster_now_ms,
+        nodes,
+        warnings,
+    })
+}
+
+/// Until the node agent stops.
+pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
+    let mut ticks = tokio::time::interval(PACE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = agent.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+            () = member.leading.tick_now.notified() => {}
+        }
+        tick(&agent, &member);
+    }
+}
+
+fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
+    let leading = &member.leading;
+    let view = member.node.raft_view();
+    if !view.is_leader {
+        if let Some(offset) = member.offset_ms() {
+            leading.with(member.id(), |leader| leader.follow(offset));
+        }
+        locked(&leading.heard).clear();
+        locked(&leading.awaited).clear();
+        return;
+    }
+    let state = member.state();
+    let now = Now { boot_ms: boot_ms(), unix_ms: unix_ms(), view: &view, state: &state };
+    if !leading.proposing.load(Ordering::SeqCst) {
+        let command = leading.with(member.id(), |leader| leader.tick(&now));
+        if let Some(command) = command {
+            leading.proposing.store(true, Ordering::SeqCst);
+            propose(agent, member, view.term, command, |leading| &leading.proposing);
+        }
+    }
+    if !leading.telling.load(Ordering::SeqCst)
+        && let Some(line) = timeline(member, &now)
+    {
+        leading.telling.store(true, Ordering::SeqCst);
+        propose(agent, member, view.term, Command::FailoverSeen(line), |leading| &leading.telling);
+    }
+    transfer(agent, member, &now);
+}
+
+fn propose(
+    agent: &Agent,
+    member: &Arc<Member>,
+    term: u64,
+    command: Command,
+    flag: fn(&Leading) -> &AtomicBool,
+) {
+    let member = Arc::clone(member);
+    agent.tasks.spawn(async move {
+        let what = command.to_string();
+        match member.node.propose_in_term(term, command).await {
+            Ok(_) => tracing::info!(term, what, "done"),
+            Err(NodeError::NoLeader) => tracing::info!(term, what, "not written: another term"),
+            Err(error) => tracing::warn!(term, what, %error, "not done"),
+        }
+        flag(&member.leading).store(false, Ordering::SeqCst);
+        member.leading.tick_now.notify_one();
+    });
+}
+
+/// The next line of the failover timeline that got more complete, if any.
+fn timeline(member: &Member, now: &Now<'_>) -> Option<Failover> {
+    let leading = &member.leading;
+    let (cluster_now, stored) = leading.with(member.id(), |leader| {
+        let live = now.state.members().filter(|(_, node)| node.live());
+        let stored: Vec<(i64, u64)> = live.map(|(id, _)| leader.stored(id)).collect();
+        (leader.cluster_now_ms(now), stored)
+    });
+    let mut awaited = locked(&leading.awaited);
+    awaited.retain(|(_, at_ms), _| cluster_now - at_ms <= AWAIT_MS);
+    for line in &now.state.failovers {
+        let since_death = |at_ms: i64| at_ms.saturating_sub(line.at_ms).max(0) + line.detected_ms;
+        if cluster_now - line.at_ms > AWAIT_MS || line.moved == 0 {
+            continue;
+        }
+        if line.reassigned_ms.is_none() {
+            if now.state.shards.iter().any(|shard| shard.owner == line.node && !now.state.live(shard.owner)) {
+                continue;
+            }
+            awaited.insert((line.node, line.at_ms), now.state.revision);
+            return Some(Failover { reassigned_ms: Some(since_death(cluster_now)), ..line.clone() });
+        }
+        if line.first_result_ms.is_none() {
+            let from = *awaited.entry((line.node, line.at_ms)).or_insert(now.state.revision);
+            let results = stored.iter().filter(|(at_ms, revision)| *revision >= from && *at_ms >= line.at_ms);
+            if let Some(first) = results.map(|(at_ms, _)| *at_ms).min() {
+                return Some(Failover { first_result_ms: Some(since_death(first)), ..line.clone() });
+            }
+        }
+    }
+    None
+}
+
+/// A leader that drains gives its leadership away once it owns nothing.
+fn transfer(agent: &Agent, member: &Arc<Member>, now: &Now<'_>) {
+    let me = member.id();
+    let drains = now.state.nodes.get(&me).is_some_and(|node| node.draining);
+    let owns = now.state.shards.iter().any(|shard| shard.owner == me || shard.to.is_some());
+    let tried = &member.leading.transferred;
+    if !drains || owns || now.view.transferring || now.boot_ms - tried.load(Ordering::SeqCst) < TRANSFER_MS {
+        return;
+    }
+    let staying =
+        |id: &NodeId| *id != me && now.state.nodes.get(id).is_some_and(|node| node.live() && !node.draining);
+    let Some(to) = now.view.voters.iter().copied().find(staying) else { return };
+    tried.store(now.boot_ms, Ordering::SeqCst);
+    let member = Arc::clone(member);
+    agent.tasks.spawn(async move {
+        match member.node.transfer_leader(to).await {
+            Ok(()) => tracing::info!(to, "this node drains: leadership given away"),
+            Err(error) => tracing::info!(to, %error, "leadership not given away yet"),
+        }
+    });
+}

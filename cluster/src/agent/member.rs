@@ -1,0 +1,185 @@
+//! What a node agent has once its node belongs to a cluster.
+
+use super::{AgentConfig, locked};
+use crate::identity::Place;
+use crate::lease::{Grant, Holder, LeaseTimings};
+use crate::raft_node::RaftNode;
+use crate::state::ClusterState;
+use crate::types::{boot_ms, unix_ms};
+use bytes::Bytes;
+use elpis_watch::{Lease, NodeId, Role, VERSION};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{Notify, watch};
+
+/// A difference of cluster time below this is the network's, not a clock's.
+const CLOCK_SLACK_MS: i64 = 25;
+
+/// Raft, this node's lease, and what is made from both for the servers.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) node: RaftNode,
+    /// Uuid of the cluster, and its generation.
+    pub(super) cluster: String,
+    pub(super) generation: u64,
+    holder: Mutex<Holder>,
+    /// Cluster time = `CLOCK_BOOTTIME` + this; `None` before the first answer of a leader.
+    offset_ms: Mutex<Option<i64>>,
+    /// The lease as the servers hear of it.
+    pub(super) lease: watch::Sender<Lease>,
+    /// Index that must be applied here before a lease counts; `None` until a leader has named it.
+    caught_up_at: Mutex<Option<u64>>,
+    /// Something is there that the leader should hear at once.
+    pub(super) renew_now: Notify,
+    /// The lease may have changed.
+    pub(super) republish: Notify,
+    maps: Mutex<BTreeMap<bool, (u64, Bytes)>>,
+    pub(super) leading: super::lead::Leading,
+}
+
+impl Member {
+    pub(super) fn new(node: RaftNode, config: &AgentConfig, place: Option<&Place>) -> Member {
+        let timings = LeaseTimings::of(&config.raft.timings);
+        Member {
+            cluster: place.map(|place| place.cluster.clone()).unwrap_or_default(),
+            generation: place.map_or(0, |place| place.generation),
+            holder: Mutex::new(Holder::new(timings)),
+            offset_ms: Mutex::default(),
+            lease: watch::Sender::new(Lease::default()),
+            caught_up_at: Mutex::default(),
+            renew_now: Notify::new(),
+            republish: Notify::new(),
+            maps: Mutex::default(),
+            leading: super::lead::Leading::new(timings),
+            node,
+        }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.node.id()
+    }
+
+    /// The replicated state now.
+    pub(super) fn state(&self) -> Arc<ClusterState> {
+        Arc::clone(&self.node.state().borrow())
+    }
+
+    /// Cluster time in Unix milliseconds; before a leader has told it, this node's own clock.
+    pub(super) fn cluster_now_ms(&self) -> i64 {
+        match *locked(&self.offset_ms) {
+            Some(offset) => boot_ms().saturating_add(offset),
+            None => unix_ms(),
+        }
+    }
+
+    /// Cluster time minus `CLOCK_BOOTTIME`, once a leader has told it.
+    pub(super) fn offset_ms(&self) -> Option<i64> {
+        *locked(&self.offset_ms)
+    }
+
+    /// Planned moves away from this node, as (shard, epoch).
+    pub(super) fn moves_from_here(&self) -> Vec<(u16, u64)> {
+        let me = self.id();
+        self.state().moves().filter(|one| one.from == me).map(|one| (one.shard, one.epoch)).collect()
+    }
+
+    /// Takes the answer to a renewal that was sent at `sent` (`CLOCK_BOOTTIME`).
+    pub(super) fn answered(&self, sent: i64, grant: &Grant, leader_applied: u64) {
+        let view = self.node.raft_view();
+        if grant.term < view.term {
+            return;
+        }
+        if grant.cluster_now_ms > 0 {
+            // The answer was made somewhere between sending and now.
+            let offset = grant.cluster_now_ms.saturating_sub(sent + (boot_ms() - sent) / 2);
+            let mut held = locked(&self.offset_ms);
+            if held.is_none_or(|held| (held - offset).abs() > CLOCK_SLACK_MS) {
+                *held = Some(offset);
+            }
+        }
+        // A node agent that was restarted may lag behind moves that its servers had acknowledged before: it must not
+        // tell a fresh server that it owns what it gave away.
+        if grant.lease_ms > 0 {
+            locked(&self.caught_up_at).get_or_insert(leader_applied);
+        }
+        locked(&self.holder).granted(sent, grant, &view);
+        self.republish.notify_one();
+    }
+
+    /// The lease now; tells the watch streams when it changed.
+    pub(super) fn publish(&self) -> Lease {
+        let view = self.node.raft_view();
+        let state = self.state();
+        let standing = state.nodes.get(&self.id());
+        let session = standing.filter(|node| node.live()).map(|node| node.session);
+        let mut held = locked(&self.holder).lease(&view, session);
+        let caught_up =
+            view.is_leader || locked(&self.caught_up_at).is_some_and(|at| view.applied_index >= at);
+        if !caught_up {
+            held.until_boot_ms = 0;
+        }
+        let lease = Lease {
+            session: standing.map_or(0, |node| node.session),
+            until_boot_ms: if session == Some(held.session) { held.until_boot_ms } else { 0 },
+            cluster_offset_ms: locked(&self.offset_ms).unwrap_or(0),
+            term: view.term,
+            master: view.leader,
+        };
+        self.lease.send_if_modified(|old| std::mem::replace(old, lease) != lease);
+        lease
+    }
+
+    /// The map as JSON, and its revision; made once a revision. The Tentacle server sees no database account.
+    pub(super) fn map(&self, role: Role) -> (u64, Bytes) {
+        let state = self.state();
+        let account = role != Role::TentacleServer;
+        let mut maps = locked(&self.maps);
+        if let Some((revision, made)) = maps.get(&account)
+            && *revision == state.revision
+        {
+            return (*revision, made.clone());
+        }
+        let mut map = state.map();
+        if !account && let Some(database) = &mut map.database {
+            database.user.clear();
+            database.password.clear();
+        }
+        let made = Bytes::from(serde_json::to_vec(&map).unwrap_or_default());
+        maps.insert(account, (state.revision, made.clone()));
+        (state.revision, made)
+    }
+
+    /// A line of the watch stream.
+    pub(super) fn line(lease: Lease, map: Option<&[u8]>) -> Bytes {
+        let frame = elpis_watch::Frame { version: VERSION, lease, map: None };
+        let mut line = serde_json::to_vec(&frame).unwrap_or_default();
+        if let Some(map) = map {
+            line.pop();
+            line.reserve(map.len() + 16);
+            line.extend_from_slice(b",\"map\":");
+            line.extend_from_slice(map);
+            line.push(b'}');
+        }
+        line.push(b'\n');
+        line.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_frame_and_stays_small_at_its_largest() {
+        let mut state = ClusterState::default();
+        for (shard, number) in state.shards.iter_mut().zip(0u64..) {
+            (shard.owner, shard.epoch, shard.named) = (9_999_999, 9_999_999, 9_999_999 + number);
+            shard.to = Some(9_999_998);
+        }
+        let map = state.map();
+        let line = Member::line(Lease::default(), Some(&serde_json::to_vec(&map).unwrap()));
+        assert!(line.len() < 1 << 20, "{} bytes", line.len());
+        let frame: elpis_watch::Frame = serde_json::from_slice(&line).unwrap();
+        assert_eq!(frame.map, Some(map));
+    }
+}

@@ -1,0 +1,71 @@
+//! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
+//! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]).
+
+use crate::lease::{Grant, Renewal};
+use elpis_watch::NodeId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of these messages. Fields are only added, with defaults.
+pub const VERSION: u16 = 1;
+/// Kind of the call that renews a lease.
+pub const RENEW: &str = "renew";
+/// Kind of the call that asks the leader what it knows of the nodes.
+pub const STATUS: &str = "status";
+
+/// Most acknowledgements of releases in one renewal; the rest goes with the next.
+pub const MAX_RELEASED: usize = 4096;
+/// Most loads in one renewal.
+pub const MAX_LOADS: usize = 512;
+/// Largest renewal that is read.
+pub const MAX_RENEWAL: usize = 256 * 1024;
+
+/// A renewal and what only the status shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Renew {
+    pub renewal: Renewal,
+    /// State of the node's services by role: `up`, `starting`, `hung` or `down`.
+    #[serde(default)]
+    pub services: BTreeMap<String, String>,
+}
+
+/// Answer to [`Renew`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Renewed {
+    pub grant: Grant,
+    /// Last entry applied at the leader: a node agent that has just started must have applied it, too, before it acts.
+    pub applied_index: u64,
+}
+
+/// Question for [`Knowledge`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    pub version: u16,
+}
+
+/// What the leader knows that is not in the replicated state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Knowledge {
+    pub version: u16,
+    pub term: u64,
+    pub leader: NodeId,
+    pub cluster_now_ms: i64,
+    pub nodes: BTreeMap<NodeId, NodeKnowledge>,
+    /// Things an operator should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A node as the leader sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeKnowledge {
+    /// What it has left of its lease at most, by the leader's reckoning; 0 = none.
+    pub lease_ms_left: i64,
+    pub services: BTreeMap<String, String>,
+    /// Why it is unfit; empty = fit.
+    #[serde(default)]
+    pub unfit: String,
+    /// Its wall clock minus cluster time.
+    #[serde(default)]
+    pub skew_ms: i64,
+}

@@ -1,0 +1,105 @@
+//! Renewal of this node's lease, and its publication.
+
+use super::member::Member;
+use super::messages::{RENEW, Renew, Renewed};
+use super::{Agent, locked};
+use crate::lease::{Renewal, VERSION};
+use crate::types::{boot_ms, unix_ms};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+const PACE: Duration = Duration::from_millis(200);
+/// An answer that comes later is worth little, and a hung leader must not hold the next renewals back.
+const PATIENCE: Duration = Duration::from_millis(400);
+const IN_FLIGHT: usize = 3;
+const PUBLISH: Duration = Duration::from_millis(100);
+
+/// Renews until the node agent stops.
+pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
+    let places = Arc::new(Semaphore::new(IN_FLIGHT));
+    let mut ticks = tokio::time::interval(PACE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = agent.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+            () = member.renew_now.notified() => {}
+        }
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let (agent, member) = (Arc::clone(&agent), Arc::clone(&member));
+        agent.tasks.clone().spawn(async move {
+            once(&agent, &member).await;
+            drop(place);
+        });
+    }
+}
+
+async fn once(agent: &Agent, member: &Member) {
+    let Some(leader) = member.node.raft_view().leader else { return };
+    let renew = say(agent, member);
+    let Ok(body) = serde_json::to_vec(&renew) else { return };
+    let sent = boot_ms();
+    let Ok(called) = tokio::time::timeout(PATIENCE, member.node.call(leader, RENEW, body)).await else {
+        tracing::debug!(leader, "no answer to a renewal in time");
+        return;
+    };
+    match called.map(|body| serde_json::from_slice::<Renewed>(&body)) {
+        Ok(Ok(answer)) if answer.grant.version == VERSION => {
+            locked(&agent.registry).loads_heard(&renew.renewal.loads);
+            if !answer.grant.refused.is_empty() {
+                tracing::debug!(leader, why = answer.grant.refused, "no lease");
+            }
+            member.answered(sent, &answer.grant, answer.applied_index);
+        }
+        Ok(Ok(answer)) => {
+            tracing::warn!(
+                leader,
+                version = answer.grant.version,
+                "grant of another version; update the older node"
+            );
+        }
+        Ok(Err(error)) => tracing::warn!(leader, %error, "the answer to a renewal cannot be read"),
+        Err(error) => tracing::debug!(leader, %error, "renewal failed"),
+    }
+}
+
+/// What this node says of itself.
+fn say(agent: &Agent, member: &Member) -> Renew {
+    let moves = member.moves_from_here();
+    let session = member.state().nodes.get(&member.id()).map_or(0, |node| node.session);
+    let applied_index = member.node.raft_view().applied_index;
+    let registry = locked(&agent.registry);
+    let now = boot_ms();
+    let (stored_ms, stored_revision) = registry.stored();
+    Renew {
+        renewal: Renewal {
+            version: VERSION,
+            session,
+            applied_index,
+            unix_ms: unix_ms(),
+            unfit: registry.unfit(now),
+            released: registry.acknowledged(&moves),
+            loads: registry.loads(),
+            stored_ms,
+            stored_revision,
+        },
+        services: registry.services(now),
+    }
+}
+
+/// Tells the watch streams of the lease, until the node agent stops.
+pub(super) async fn publish(agent: Arc<Agent>, member: Arc<Member>) {
+    let mut states = member.node.state();
+    let mut ticks = tokio::time::interval(PUBLISH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        member.publish();
+        tokio::select! {
+            () = agent.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+            () = member.republish.notified() => {}
+            changed = states.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! `GET /v1/status`, `/healthz`, `/metrics`: what any live node can say, without the database.
+
+use super::member::Member;
+use super::messages::{Ask, Knowledge, STATUS, VERSION};
+use super::sock::No;
+use super::{Agent, lead, locked};
+use crate::raft_node::RaftView;
+use crate::state::{ClusterState, NodeState};
+use crate::types::boot_ms;
+use elpis_watch::{NodeId, SHARDS};
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// A follower waits so long for what the master knows.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// The status. Scripts rely on this shape: fields are only added.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: u32,
+    /// `no-cluster`, `joining` or `member`.
+    pub state: String,
+    /// Name of the cluster.
+    pub cluster: Option<String>,
+    pub uuid: Option<String>,
+    pub generation: u64,
+    /// Id of the node that answers.
+    pub node: Option<NodeId>,
+    /// Name of the master.
+    pub master: Option<String>,
+    pub term: u64,
+    /// So many nodes may die now without an end of the work, and why not more.
+    pub can_lose: usize,
+    pub reason: String,
+    pub nodes: Vec<NodeLine>,
+    pub shards: Shards,
+    pub database: Option<DatabaseLine>,
+    pub jobs: BTreeMap<String, String>,
+    /// Planned moves under way.
+    pub moves: usize,
+    /// Newest first.
+    pub failovers: Vec<Failed>,
+    pub warnings: Vec<String>,
+    /// Of the node that answers, newest first.
+    pub events: Vec<EventLine>,
+}
+
+/// A member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeLine {
+    pub id: NodeId,
+    pub name: String,
+    pub address: String,
+    /// `joining`, `up`, `draining` or `down`.
+    pub state: String,
+    pub voter: bool,
+    pub session: u64,
+    pub shards: usize,
+    /// 0 = none, or unknown without a master.
+    pub lease_ms_left: i64,
+    pub services: BTreeMap<String, String>,
+    /// Why it should own no shards; empty = it is fit.
+    pub unfit: String,
+    /// Its wall clock minus cluster time.
+    pub skew_ms: i64,
+    pub program: String,
+}
+
+/// Shards: how many there are, and how many are owned by a node that holds a live lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shards {
+    pub total: usize,
+    pub owned: usize,
+}
+
+/// The database as the cluster names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseLine {
+    pub mode: String,
+    pub url: String,
+    pub epoch: u64,
+    pub ready: bool,
+}
+
+/// A failover; times in milliseconds since the last sign of life of the node, `at` in Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    pub node: String,
+    pub at: i64,
+    pub detected_ms: i64,
+    pub reassigned_ms: Option<i64>,
+    pub first_result_ms: Option<i64>,
+    pub moved: u32,
+    pub missed: Option<u64>,
+    pub recorded_twice: Option<u64>,
+    pub reason: String,
+}
+
+/// Something that happened on the node that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// Cluster time, Unix milliseconds.
+    pub at_ms: i64,
+    /// A role, or `node`.
+    pub role: String,
+    pub kind: String,
+    pub text: String,
+}
+
+/// The status as this node knows it; a follower asks the master first.
+pub(super) async fn status(agent: &Agent) -> Status {
+    let events = locked(&agent.events).iter().rev().cloned().collect();
+    let base = Status { version: 1, events, ..Status::default() };
+    let Some(member) = agent.member() else {
+        let joining = agent.identity.try_lock().is_err();
+        let reason =
+            if joining { "this node is joining a cluster" } else { "this node belongs to no cluster" };
+        return Status {
+            state: if joining { "joining" } else { "no-cluster" }.to_owned(),
+            reason: reason.to_owned(),
+            shards: Shards { total: SHARDS, owned: 0 },
+            ..base
+        };
+    };
+    let view = member.node.raft_view();
+    let knowledge = ask_leader(agent, &member, &view).await;
+    let mut status = of_cluster(&member.state(), &view, knowledge.as_ref(), base);
+    status.node = Some(member.id());
+    if let Some(mine) = status.nodes.iter_mut().find(|node| node.id == member.id()) {
+        let registry = locked(&agent.registry);
+        mine.services = registry.services(boot_ms());
+        mine.unfit = registry.unfit(boot_ms());
+    }
+    status
+}
+
+async fn ask_leader(agent: &Agent, member: &Member, view: &RaftView) -> Option<Knowledge> {
+    if view.is_leader {
+        return lead::knowledge(agent, member);
+    }
+    let body = serde_json::to_vec(&Ask { version: VERSION }).ok()?;
+    let asked = tokio::time::timeout(PATIENCE, member.node.call(view.leader?, STATUS, body)).await.ok()?;
+    serde_json::from_slice(&asked.ok()?).ok()
+}
+
+/// PURE: the status from the replicated state and what the leader knows; `None` = there is no leader to ask.
+fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, base: Status) -> Status {
+    let holds =
+        |id: NodeId| known.and_then(|known| known.nodes.get(&id)).is_some_and(|node| node.lease_ms_left > 0);
+    let nodes: Vec<NodeLine> = state
+        .members()
+        .map(|(id, node)| {
+            let known = known.and_then(|known| known.nodes.get(&id)).cloned().unwrap_or_default();
+            NodeLine {
+                id,
+                name: node.name.clone(),
+                address: node.address.clone(),
+                state: match node.state {
+                    NodeState::Up if node.draining => "draining",
+                    NodeState::Up => "up",
+                    NodeState::Joining => "joining",
+                    NodeState::Down | NodeState::Removed => "down",
+                }
+                .to_owned(),
+                voter: view.voters.contains(&id),
+                session: node.session,
+                shards: state.owned(id),
+                lease_ms_left: known.lease_ms_left,
+                services: known.services,
+                unfit: known.unfit,
+                skew_ms: known.skew_ms,
+                program: node.version.clone(),
+            }
+        })
+        .collect();
+    let name = |id: NodeId| state.nodes.get(&id).map_or_else(|| id.to_string(), |node| node.name.clone());
+    let (can_lose, reason) = can_lose(state, view, known);
+    let mut warnings = known.map(|known| known.warnings.clone()).unwrap_or_default();
+    if state.database.is_none() {
+        warnings.push("no database is set; nothing is monitored: `elpis cluster database`".to_owned());
+    }
+    Status {
+        state: if state.uuid.is_empty() { "joining" } else { "member" }.to_owned(),
+        cluster: Some(state.name.clone()),
+        uuid: Some(state.uuid.clone()),
+        generation: state.generation,
+        master: known.map(|known| name(known.leader)),
+        term: view.term,
+        can_lose,
+        reason,
+        shards: Shards {
+            total: SHARDS,
+            owned: state.shards.iter().filter(|shard| shard.owner != 0 && holds(shard.owner)).count(),
+        },
+        database: state.database.as_ref().map(|database| DatabaseLine {
+            mode: database.mode.clone(),
+            url: database.url.clone(),
+            epoch: database.epoch,
+            ready: database.ready,
+        }),
+        jobs: state.jobs.iter().map(|(job, at)| (job.clone(), name(at.node))).collect(),
+        moves: state.moves().count(),
+        failovers: state
+            .failovers
+            .iter()
+            .rev()
+            .map(|seen| Failed {
+                node: seen.name.clone(),
+                at: seen.at_ms,
+                detected_ms: seen.detected_ms,
+                reassigned_ms: seen.reassigned_ms,
+                first_result_ms: seen.first_result_ms,
+                moved: seen.moved,
+                missed: seen.missed,
+                recorded_twice: seen.recorded_twice,
+                reason: seen.reason.clone(),
+            })
+            .collect(),
+        nodes,
+        warnings,
+        ..base
+    }
+}
+
+/// PURE: how many nodes, whichever they are, may die now while the rest goes on working.
+fn can_lose(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>) -> (usize, String) {
+    let Some(known) = known else {
+        return (0, "no master: a majority of the voters does not answer, or an election goes on".to_owned());
+    };
+    let live = |id: &NodeId| known.nodes.get(id).is_some_and(|node| node.lease_ms_left > 0);
+    let voters = view.voters.len();
+    let up = view.voters.iter().filter(|id| live(id)).count();
+    let majority = voters / 2 + 1;
+    let spare = up.saturating_sub(majority);
+    let working = |(id, node): &(NodeId, &crate::state::Node)| {
+        live(id) && !node.draining && known.nodes.get(id).is_some_and(|node| node.unfit.is_empty())
+    };
+    let workers = state.members().filter(working).count();
+    let can = spare.min(workers.saturating_sub(1));
+    let reason = if can == spare {
+        format!("{up} of {voters} voters live, {majority} are needed")
+    } else {
+        let fit = if workers == 1 { "1 node" } else { &format!("{workers} nodes") };
+        format!("only {fit} can work: the others drain or are unfit")
+    };
+    (can, reason)
+}
+
+/// `GET /healthz`: this node is a member and knows a master.
+pub(super) fn health(agent: &Agent) -> Result<String, No> {
+    let sick = |why: &str| No(StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
+    let member = agent.member().ok_or_else(No::no_cluster)?;
+    let view = member.node.raft_view();
+    if let Some(why) = &view.failed {
+        return Err(sick(&format!("Raft stopped: {why}")));
+    }
+    if view.leader.is_none() {
+        return Err(sick("no master"));
+    }
+    if member.publish().until_boot_ms <= boot_ms() {
+        return Err(sick("this node holds no lease"));
+    }
+    Ok("ok\n".to_owned())
+}
+
+/// `GET /metrics`: the text format of collectors. Without a call to other nodes: a collector asks every node.
+pub(super) fn metrics(agent: &Agent) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, labels: &str, value: i64| {
+        let _ = writeln!(text, "elpis_node_{name}{labels} {value}");
+    };
+    {
+        let registry = locked(&agent.registry);
+        for (role, state) in registry.services(boot_ms()) {
+            line("service_up", &format!("{{service=\"{role}\"}}"), i64::from(state == "up"));
+        }
+        for (role, incarnation) in registry.incarnations() {
+            let labels = format!("{{service=\"{}\"}}", role.as_str());
+            line("service_incarnation", &labels, i64::try_from(incarnation).unwrap_or(i64::MAX));
+        }
+    }
+    let Some(member) = agent.member() else {
+        line("member", "", 0);
+        return text;
+    };
+    let (view, state) = (member.node.raft_view(), member.state());
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    line("member", "", 1);
+    line("leads", "", i64::from(view.is_leader));
+    line("term", "", number(view.term));
+    line("applied_index", "", number(view.applied_index));
+    line("lease_ms_left", "", (member.publish().until_boot_ms - boot_ms()).max(0));
+    line("session", "", number(state.nodes.get(&member.id()).map_or(0, |node| node.session)));
+    line("shards_owned", "", i64::try_from(state.owned(member.id())).unwrap_or(i64::MAX));
+    line("moves", "", i64::try_from(state.moves().count()).unwrap_or(i64::MAX));
+    line("watch_streams", "", i64::try_from(member.lease.receiver_count()).unwrap_or(i64::MAX));
+    text
+}
+
+#[cfg(test)]
+mod tests;

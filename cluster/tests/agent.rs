@@ -1,0 +1,202 @@
+//! Node agents with real sockets and processes: one that makes a cluster, serves a server and kills a silent one; three
+//! of which one dies.
+#![allow(clippy::unwrap_used)] // helpers of tests stand outside #[test]
+
+use elpis_cluster::agent::{AgentConfig, AgentError, Status, run};
+use elpis_cluster::raft_node::Config;
+use elpis_cluster::types::Timings;
+use elpis_watch::{Heartbeat, Hello, Link, Method, Role, SHARDS, VERSION, Welcome, request};
+use serde_json::{Value, json};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A node agent in this process.
+struct Node {
+    config: AgentConfig,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), AgentError>>,
+}
+
+impl Node {
+    fn new(folder: &Path, name: &str, roles: &[Role]) -> Node {
+        let listen = free_port();
+        let config = AgentConfig {
+            raft: Config {
+                data_dir: folder.join(name),
+                name: name.to_owned(),
+                listen,
+                advertise: listen.to_string(),
+                spool_address: String::new(),
+                console_address: String::new(),
+                timings: Timings::LAN,
+            },
+            socket: folder.join(name).join("run/node.sock"),
+            roles: roles.to_vec(),
+        };
+        Self::start(config)
+    }
+
+    fn start(config: AgentConfig) -> Node {
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(config.clone(), stop.clone()));
+        Node { config, stop, running }
+    }
+
+    /// Ends it; the configuration starts it again.
+    async fn end(self) -> AgentConfig {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+        self.config
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.config.socket.clone()
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, String> {
+        let body = (!body.is_null()).then_some(body);
+        request(&self.config.socket, method, path, body.as_ref()).await.map_err(|error| error.to_string())
+    }
+
+    async fn status(&self) -> Option<Status> {
+        request(&self.config.socket, Method::GET, "/v1/status", None::<&()>).await.ok()
+    }
+
+    /// Waits until the status shows it, with a deadline.
+    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        let started = Instant::now();
+        let mut last = None;
+        while started.elapsed() < LIMIT {
+            if let Some(status) = self.status().await {
+                if wanted(&status) {
+                    return status;
+                }
+                last = Some(status);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("not within {LIMIT:?}: {what}; {last:#?}");
+    }
+}
+
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn new() -> Self {
+        Sleeper(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_serves_its_servers_and_kills_a_silent_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::new(folder.path(), "n1", &[Role::NetworkServer, Role::Console]);
+    node.until("it answers without a cluster", |status| status.state == "no-cluster").await;
+    let hello = Hello { version: VERSION, role: Role::Console, pid: std::process::id(), incarnation: None };
+    let early = node.ask(Method::POST, "/v1/hello", json!(hello)).await.unwrap_err();
+    assert!(early.contains("503"), "{early}");
+    assert!(node.ask(Method::GET, "/healthz", Value::Null).await.unwrap_err().contains("503"));
+
+    let database = json!({"url": "mysql://localhost/x", "user": "u", "password": "very secret"});
+    let made =
+        node.ask(Method::POST, "/v1/cluster/init", json!({"name": "c", "database": database})).await.unwrap();
+    assert_eq!(made["node"], 2);
+    let again = node.ask(Method::POST, "/v1/cluster/init", json!({"name": "d"})).await.unwrap_err();
+    assert!(again.contains("belongs to the cluster"), "{again}");
+
+    // A server comes: map, lease, shards.
+    let link = Link::connect(&node.socket(), Role::NetworkServer).await.unwrap();
+    assert_eq!((link.welcome().node, link.welcome().incarnation), (2, 1));
+    let mut map = link.map();
+    let limit = tokio::time::timeout(LIMIT, async {
+        while link.owned(&map.borrow_and_update()).len() < SHARDS || link.gate().session_if_valid() != Some(1)
+        {
+            let _ = tokio::time::timeout(Duration::from_millis(50), map.changed()).await;
+        }
+    });
+    limit.await.unwrap();
+    assert!(map.borrow().database.as_ref().unwrap().ready);
+    let wall = elpis_cluster::types::unix_ms();
+    assert!((link.cluster_now_ms() - wall).abs() < 1000, "{} against {wall}", link.cluster_now_ms());
+
+    // The lease is renewed: the gate stays open, far past its length.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        assert_eq!(link.gate().session_if_valid(), Some(1), "after {:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    link.report_event("test", "words").await.unwrap();
+    let status = node
+        .until("the status is whole", |status| {
+            status.shards.owned == SHARDS && status.nodes[0].services["network-server"] == "up"
+        })
+        .await;
+    assert_eq!((status.master.as_deref(), status.cluster.as_deref()), (Some("n1"), Some("c")));
+    assert!(status.events.iter().any(|event| event.kind == "test" && event.text == "words"));
+    assert_eq!(status.can_lose, 0);
+    assert!(!serde_json::to_string(&status).unwrap().contains("very secret"));
+
+    // A console that sends one heartbeat and falls silent is killed.
+    let mut silent = Sleeper::new();
+    let hello = Hello { pid: silent.0.id(), ..hello };
+    let welcome = node.ask(Method::POST, "/v1/hello", json!(hello)).await.unwrap();
+    let welcome: Welcome = serde_json::from_value(welcome).unwrap();
+    let beat = Heartbeat {
+        version: VERSION,
+        role: Some(Role::Console),
+        incarnation: welcome.incarnation,
+        ..Heartbeat::default()
+    };
+    let began = Instant::now();
+    node.ask(Method::POST, "/v1/heartbeat", json!(beat)).await.unwrap();
+    while silent.0.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < LIMIT);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(4), "{took:?}");
+    node.until("it is down", |status| status.nodes[0].services["console"] == "down").await;
+
+    // The node agent comes back: the same process keeps its incarnation and its orders.
+    let socket = node.socket();
+    let config = node.end().await;
+    let began = Instant::now();
+    while link.gate().session_if_valid().is_some() {
+        assert!(began.elapsed() < Duration::from_secs(2), "the gate outlives its lease");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let node = Node::start(config);
+    while link.gate().session_if_valid().is_none() {
+        assert!(began.elapsed() < LIMIT, "the gate does not open again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(link.welcome().incarnation, 1);
+    node.until("it is up again", |status| status.nodes[0].services["network-server"] == "up").await;
+
+    // A second node agent on the socket is refused; a second server supersedes the first.
+    let twin = run(node.config.clone(), CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(twin, AgentError::SocketTaken(_)), "{twin}");
+    let second = Link::connect(&socket, Role::NetworkServer).await.unwrap();
+    assert_eq!(second.welcome().incarnation, 2);
+    tokio::time::timeout(LIMIT, link.superseded()).await.unwrap();
+    assert_eq!(link.gate().session_if_valid(), None);
+    drop((link, second));
+    node.end().await;
+}
