@@ -24,8 +24,8 @@ mod renew;
 mod sock;
 mod status;
 
-pub use forming::{JoinStatus, Step};
 use forming::Joining;
+pub use forming::{JoinStatus, Step};
 pub use status::{DatabaseLine, EventLine, Failed, NodeLine, Shards, Status};
 
 use crate::identity::{Identity, IdentityError};

@@ -200,3 +200,108 @@ async fn one_node_serves_its_servers_and_kills_a_silent_one() {
     drop((link, second));
     node.end().await;
 }
+
+/// Joins the nodes to the first one, as an operator would.
+async fn three(folder: &Path) -> Vec<Node> {
+    let nodes: Vec<Node> = ["n1", "n2", "n3"].iter().map(|name| Node::new(folder, name, &[])).collect();
+    for node in &nodes {
+        node.until("it answers", |status| status.state == "no-cluster").await;
+    }
+    let database = json!({"url": "mysql://localhost/x", "user": "u", "password": "p", "ready": false});
+    let init = json!({"name": "c", "database": database});
+    nodes[0].ask(Method::POST, "/v1/cluster/init", init).await.unwrap();
+    nodes[0].until("the first one leads", |status| status.shards.owned == SHARDS).await;
+    for node in &nodes[1..] {
+        let words = nodes[0].ask(Method::POST, "/v1/cluster/add-node", json!({})).await.unwrap();
+        let join = json!({"address": words["address"], "words": words["words"]});
+        node.ask(Method::POST, "/v1/cluster/join", join).await.unwrap();
+        let began = Instant::now();
+        loop {
+            let join = node.ask(Method::GET, "/v1/cluster/join", Value::Null).await.unwrap();
+            assert_eq!(join["error"], "", "{join}");
+            if join["done"] == true {
+                assert!(join["steps"].as_array().unwrap().len() >= 4, "{join}");
+                break;
+            }
+            assert!(began.elapsed() < LIMIT * 2, "{join}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    for node in &nodes {
+        node.until("three voters share the shards", |status| {
+            status.nodes.len() == 3
+                && status.nodes.iter().all(|node| node.voter && node.shards > 1200)
+                && (status.shards.owned, status.moves, status.can_lose) == (SHARDS, 0, 1)
+        })
+        .await;
+    }
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_share_the_work_and_one_may_die() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = three(folder.path()).await;
+    let master = nodes[0].status().await.unwrap().master.unwrap();
+
+    // A follower dies: its shards move.
+    let at = nodes.iter().position(|node| node.config.raft.name != master).unwrap();
+    let dead = nodes.remove(at).end().await;
+    let began = Instant::now();
+    let status = nodes[0]
+        .until("its shards moved", |status| {
+            status.shards.owned == SHARDS
+                && status.nodes.iter().any(|node| node.state == "down" && node.shards == 0)
+        })
+        .await;
+    let took = began.elapsed();
+    println!("a follower's shards moved in {took:?}: {:?}", status.failovers);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(status.can_lose, 0);
+
+    // It comes back and gets work again.
+    nodes.push(Node::start(dead));
+    nodes[0]
+        .until("it is back", |status| {
+            status.can_lose == 1 && status.moves == 0 && status.nodes.iter().all(|node| node.shards > 1200)
+        })
+        .await;
+
+    // The master dies.
+    let at = nodes.iter().position(|node| node.config.raft.name == master).unwrap();
+    let dead = nodes.remove(at).end().await;
+    let began = Instant::now();
+    let status = nodes[0]
+        .until("the master's shards moved", |status| {
+            status.shards.owned == SHARDS
+                && status.nodes.iter().any(|node| node.name == master && node.shards == 0)
+        })
+        .await;
+    let took = began.elapsed();
+    println!("the master's shards moved in {took:?}: {:?}", status.failovers.first());
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let status = nodes[0]
+        .until("the timeline knows", |status| {
+            status.failovers.first().is_some_and(|seen| seen.reassigned_ms.is_some())
+        })
+        .await;
+    assert_eq!((status.failovers[0].node.as_str(), status.failovers.len()), (master.as_str(), 2));
+    nodes.push(Node::start(dead));
+
+    // A drain is two-phase and empties the node; then it may be removed.
+    nodes[0]
+        .until("all are back", |status| {
+            status.can_lose == 1 && status.moves == 0 && status.nodes.iter().all(|node| node.shards > 1200)
+        })
+        .await;
+    nodes[0].ask(Method::POST, "/v1/node/drain", json!({"node": "n3"})).await.unwrap();
+    nodes[0]
+        .until("it is empty", |status| {
+            status.nodes.iter().any(|node| node.name == "n3" && node.state == "draining" && node.shards == 0)
+                && (status.shards.owned, status.moves) == (SHARDS, 0)
+        })
+        .await;
+    for node in nodes {
+        node.end().await;
+    }
+}
