@@ -27,6 +27,7 @@ mod pool;
 mod purge;
 mod read;
 mod seen;
+mod server;
 mod statements;
 #[cfg(feature = "testdb")]
 pub mod testdb;
@@ -45,6 +46,7 @@ pub use read::{
     AgentFilter, AgentRow, EventFilter, EventRow, Group, GroupRow, ModuleFilter, ModuleRow, Overview, Samples,
 };
 pub use seen::Seen;
+pub use server::ServerRow;
 
 use elpis_monitor::{Agent, Module, ModuleState};
 

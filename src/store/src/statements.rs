@@ -22,6 +22,7 @@ pub(crate) fn all() -> Vec<(String, String)> {
         crate::operate::STATEMENTS,
         crate::purge::STATEMENTS,
         crate::read::STATEMENTS,
+        crate::server::STATEMENTS,
     ];
     let built =
         [crate::batch::write::texts(), crate::load::texts(), crate::create::texts(), crate::read::texts()];

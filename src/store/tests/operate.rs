@@ -205,6 +205,28 @@ async fn thousands_of_checks_are_added_and_the_overview_shows_the_worst_first() 
 }
 
 #[tokio::test]
+async fn a_server_has_one_row_that_follows_it() {
+    let (db, store, _) = set_up().await;
+    let mut row = ServerRow {
+        name: "n1".into(),
+        kind: ServerKind::Network,
+        address: "127.0.0.1".into(),
+        status: 1,
+        started: NOW,
+        keepalive: NOW,
+        version: "0.1".into(),
+        threads: 4,
+        queued: 9,
+    };
+    store.server_alive(&writer("n1/network-server"), &row).await.unwrap();
+    row.keepalive += 15;
+    row.status = 0;
+    store.server_alive(&writer("n1/network-server"), &row).await.unwrap();
+    assert_eq!(store.servers().await.unwrap(), [row]);
+    assert_eq!(db.rows("SELECT server_type, status FROM tserver").await.unwrap(), ["1|0"]);
+}
+
+#[tokio::test]
 async fn events_and_samples_are_read_as_written() {
     let (_db, store, w) = set_up().await;
     let added = store.add_check(&w, &ping("10.0.0.1"), NOW).await.unwrap();
