@@ -261,3 +261,61 @@ async fn noise_on_the_join_protocol_ends_in_bounded_time() {
     assert!(n1.raft_view().is_leader && n1.raft_view().failed.is_none());
     n1.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_the_answer_asks_again_and_the_places_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let n1 = first(&folder).await;
+    let code = add_node(&n1).await.unwrap();
+    let second = config(folder.path(), "n2");
+    let mut identity = Identity::open(&second.data_dir).unwrap();
+    // Admitted, and then the connection broke.
+    let name = n1.state().borrow().joins.keys().next().unwrap().clone();
+    let admit = Command::AdmitNode {
+        uuid: "first try".to_owned(),
+        name: "n2".to_owned(),
+        spki: identity.spki.clone(),
+        address: second.advertise.clone(),
+        spool_address: String::new(),
+        console_address: String::new(),
+        version: String::new(),
+    };
+    let burn = Command::BurnJoin { code: name, whole: true };
+    n1.propose(Command::Batch(vec![burn, admit])).await.unwrap();
+
+    // Eight strangers say nothing; a ninth is told so at once.
+    let noise = Identity::open(&folder.path().join("noise")).unwrap();
+    let connector = TlsConnector::from(tls::client(&noise, None, tls::ALPN_JOIN).unwrap());
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let tcp = tokio::net::TcpStream::connect(&code.address).await.unwrap();
+        let mut stream = connector.connect(ServerName::try_from("elpis").unwrap(), tcp).await.unwrap();
+        // The first word of the member: this one has its place.
+        tokio::io::AsyncReadExt::read_u32(&mut stream).await.unwrap();
+        silent.push(stream);
+    }
+    let error = join(second.clone(), &mut identity, &code.address, &code.words, |_| {}).await.unwrap_err();
+    assert!(error.to_string().contains("too many nodes join"), "{error}");
+    drop(silent);
+
+    let started = Instant::now();
+    let n2 = loop {
+        // As the node agent does it: in a task of its own.
+        let (config, address, words) = (second.clone(), code.address.clone(), code.words.clone());
+        let mut identity = identity.clone();
+        let joining =
+            tokio::spawn(async move { join(config, &mut identity, &address, &words, |_| {}).await });
+        match joining.await.unwrap() {
+            Ok(node) => break node,
+            Err(error) => {
+                assert!(error.to_string().contains("too many") && started.elapsed() < LIMIT, "{error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    let state = n1.state().borrow().clone();
+    assert_eq!(state.members().count(), 2);
+    assert_eq!(state.nodes[&n2.id()].uuid, "first try");
+    n2.shutdown().await;
+    n1.shutdown().await;
+}

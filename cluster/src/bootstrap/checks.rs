@@ -143,7 +143,7 @@ fn shape(request: &Request, reasons: &mut Vec<String>) {
 }
 
 fn clip(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 #[cfg(test)]

@@ -253,3 +253,43 @@ mod random {
         }
     }
 }
+
+#[test]
+fn a_code_admits_one_node_and_stays_as_spent() {
+    let (mut state, at) = three();
+    let open = |code: &str| Command::OpenJoin {
+        code: code.into(),
+        verifier: "v".into(),
+        expires_ms: i64::from(code != "a"),
+        tries: 2,
+    };
+    let burn = |whole| Command::BurnJoin { code: "a".into(), whole };
+    state.apply(at, &open("a")).unwrap();
+    state.apply(at + 1, &burn(false)).unwrap();
+    assert_eq!(state.joins["a"].tries, 1);
+    let admit = |name: &str| {
+        let text = |what: &str| format!("{what} {name}");
+        let (uuid, name, spki, address) = (text("u"), name.to_owned(), text("k"), text("a"));
+        let empty = String::new;
+        let admit = Command::AdmitNode {
+            uuid,
+            name,
+            spki,
+            address,
+            spool_address: empty(),
+            console_address: empty(),
+            version: empty(),
+        };
+        Command::Batch(vec![burn(true), admit])
+    };
+    state.apply(at + 2, &admit("x")).unwrap();
+    let before = state.clone();
+    assert_eq!(state.apply(at + 3, &admit("y")), Err(Refused::NoSuchCode("a".into())));
+    assert_eq!(state.apply(at + 4, &burn(false)), Err(Refused::NoSuchCode("a".into())));
+    assert_eq!(state, before);
+    // A spent code makes room first.
+    for n in 0..MAX_JOINS {
+        state.apply(at + 5, &open(&n.to_string())).unwrap();
+    }
+    assert!(!state.joins.contains_key("a") && state.joins.len() == MAX_JOINS);
+}
