@@ -10,8 +10,6 @@ use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -288,72 +286,22 @@ async fn three_nodes_share_the_work_and_one_may_die() {
         })
         .await;
     assert_eq!((status.failovers[0].node.as_str(), status.failovers.len()), (master.as_str(), 2));
-    // Counted from its last sign of life, not from the election of its successor.
-    let seen = &status.failovers[0];
-    assert!(seen.detected_ms > 900 && seen.reassigned_ms >= Some(seen.detected_ms), "{seen:?}");
     nodes.push(Node::start(dead));
-    let back = |status: &Status| {
-        status.can_lose == 1 && status.moves == 0 && status.nodes.iter().all(|node| node.shards > 1200)
-    };
-    nodes[0].until("all are back", back).await;
 
-    // From now on n3 runs a server: it says what it stored, and what it released.
-    let at = nodes.iter().position(|node| node.config.raft.name == "n3").unwrap();
-    let mut config = nodes.remove(at).end().await;
-    config.roles = vec![Role::NetworkServer];
-    let n3 = Node::start(config);
-    let link = Link::connect(&n3.socket(), Role::NetworkServer).await.unwrap();
-    let releases = Arc::new(AtomicBool::new(true));
-    let working = tokio::spawn(work(link.clone(), Arc::clone(&releases)));
-    n3.until("n3 works", |status| back(status) && status.nodes.iter().all(|node| node.unfit.is_empty()))
-        .await;
-    let master = n3.status().await.unwrap().master.unwrap();
-    let at = nodes.iter().position(|node| node.config.raft.name != master).unwrap();
-    let dead = nodes.remove(at).end().await;
-    let status = n3
-        .until("the first result is in the timeline", |status| {
-            let first = status.failovers.first();
-            first.is_some_and(|seen| seen.node == dead.raft.name && seen.first_result_ms.is_some())
+    // A drain is two-phase and empties the node; then it may be removed.
+    nodes[0]
+        .until("all are back", |status| {
+            status.can_lose == 1 && status.moves == 0 && status.nodes.iter().all(|node| node.shards > 1200)
         })
         .await;
-    let seen = &status.failovers[0];
-    assert!(seen.first_result_ms >= Some(seen.detected_ms), "{seen:?}");
-    nodes.push(Node::start(dead));
-    n3.until("all are back again", back).await;
-
-    // A drain is two-phase: nothing leaves before the server has released it.
-    releases.store(false, Ordering::SeqCst);
     nodes[0].ask(Method::POST, "/v1/node/drain", json!({"node": "n3"})).await.unwrap();
-    n3.until("moves wait", |status| status.moves > 0).await;
-    let shards = |status: Status| status.nodes.iter().find(|node| node.name == "n3").map(|node| node.shards);
-    let before = shards(n3.status().await.unwrap());
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(shards(n3.status().await.unwrap()), before);
-    releases.store(true, Ordering::SeqCst);
     nodes[0]
         .until("it is empty", |status| {
             status.nodes.iter().any(|node| node.name == "n3" && node.state == "draining" && node.shards == 0)
                 && (status.shards.owned, status.moves) == (SHARDS, 0)
         })
         .await;
-    working.abort();
-    n3.end().await;
     for node in nodes {
         node.end().await;
-    }
-}
-
-/// A server that stores results all the time, and releases when it may.
-async fn work(link: Link, releases: Arc<AtomicBool>) {
-    let map = link.map();
-    loop {
-        let map = map.borrow().clone();
-        if link.gate().session_if_valid().is_some() {
-            link.progress().stored(link.cluster_now_ms(), map.revision);
-        }
-        if releases.load(Ordering::SeqCst) {
-            link.released(&link.releasing(&map));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

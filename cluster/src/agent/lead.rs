@@ -220,7 +220,6 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
     if !leading.proposing.load(Ordering::SeqCst) {
         let command = leading.with(member.id(), |leader| leader.tick(&now));
         if let Some(command) = command {
-            let command = since_last_sign(command, member, &now);
             leading.proposing.store(true, Ordering::SeqCst);
             propose(agent, member, view.term, command, |leading| &leading.proposing);
         }
@@ -232,22 +231,6 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
         propose(agent, member, view.term, Command::FailoverSeen(line), |leading| &leading.telling);
     }
     transfer(agent, member, &now);
-}
-
-/// A new leader counts its predecessor's silence from the election; the timeline counts from the last sign of life,
-/// which is the last answer that this node got from it.
-fn since_last_sign(command: Command, member: &Member, now: &Now<'_>) -> Command {
-    match command {
-        Command::Batch(commands) => {
-            Command::Batch(commands.into_iter().map(|one| since_last_sign(one, member, now)).collect())
-        }
-        Command::FailoverSeen(mut line) if now.view.predecessor == Some(line.node) => {
-            let silent = member.last_heard(line.node).map_or(0, |at| now.boot_ms - at);
-            line.detected_ms = line.detected_ms.max(silent);
-            Command::FailoverSeen(line)
-        }
-        other => other,
-    }
 }
 
 fn propose(

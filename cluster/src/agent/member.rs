@@ -33,8 +33,6 @@ pub(super) struct Member {
     pub(super) renew_now: Notify,
     /// The lease may have changed.
     pub(super) republish: Notify,
-    /// Which leader answered this node last, and when (`CLOCK_BOOTTIME`).
-    heard: Mutex<Option<(NodeId, i64)>>,
     maps: Mutex<BTreeMap<bool, (u64, Bytes)>>,
     pub(super) leading: super::lead::Leading,
 }
@@ -51,7 +49,6 @@ impl Member {
             caught_up_at: Mutex::default(),
             renew_now: Notify::new(),
             republish: Notify::new(),
-            heard: Mutex::default(),
             maps: Mutex::default(),
             leading: super::lead::Leading::new(timings),
             node,
@@ -86,21 +83,13 @@ impl Member {
         self.state().moves().filter(|one| one.from == me).map(|one| (one.shard, one.epoch)).collect()
     }
 
-    /// When this leader answered this node last, if none did since.
-    pub(super) fn last_heard(&self, leader: NodeId) -> Option<i64> {
-        locked(&self.heard).filter(|(id, _)| *id == leader).map(|(_, at)| at)
-    }
-
-    /// Takes the leader's answer to a renewal that was sent at `sent` (`CLOCK_BOOTTIME`).
-    pub(super) fn answered(&self, leader: NodeId, sent: i64, grant: &Grant, leader_applied: u64) {
+    /// Takes the answer to a renewal that was sent at `sent` (`CLOCK_BOOTTIME`).
+    pub(super) fn answered(&self, sent: i64, grant: &Grant, leader_applied: u64) {
         let view = self.node.raft_view();
         if grant.term < view.term {
             return;
         }
         if grant.cluster_now_ms > 0 {
-            if leader != self.id() {
-                *locked(&self.heard) = Some((leader, boot_ms()));
-            }
             // The answer was made somewhere between sending and now.
             let offset = grant.cluster_now_ms.saturating_sub(sent + (boot_ms() - sent) / 2);
             let mut held = locked(&self.offset_ms);

@@ -50,7 +50,7 @@ async fn once(agent: &Agent, member: &Member) {
             if !answer.grant.refused.is_empty() {
                 tracing::debug!(leader, why = answer.grant.refused, "no lease");
             }
-            member.answered(leader, sent, &answer.grant, answer.applied_index);
+            member.answered(sent, &answer.grant, answer.applied_index);
         }
         Ok(Ok(answer)) => {
             tracing::warn!(

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+pub mod data;
 mod fence;
 mod flush;
 mod health;
@@ -16,6 +17,7 @@ mod reader;
 mod roster;
 pub mod shards;
 mod thread;
+mod unknown;
 
 /// How a server ended without a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,9 @@ pub enum ServerError {
     /// The node agent is not there, or speaks another version.
     #[error("the server cannot follow its node agent: {0}")]
     Link(#[from] elpis_watch::LinkError),
+    /// The spool's folders cannot be used.
+    #[error("the data server cannot use its spool: {0}")]
+    Spool(#[from] elpis_tentacle::spool::SpoolError),
     /// The system gives no thread for the main loop.
     #[error("the server's main loop cannot start: {0}; raise the limit of threads or free memory")]
     Thread(#[source] std::io::Error),

@@ -8,7 +8,6 @@ mod intake;
 mod lanes;
 pub mod planner;
 mod probes;
-mod unknown;
 
 use crate::base::{Base, Turn};
 use crate::{Ended, ServerError, thread};

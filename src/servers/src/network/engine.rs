@@ -4,13 +4,13 @@ use super::NetworkConfig;
 use super::lanes::{Lanes, Mark, Ticket};
 use super::planner::Planner;
 use super::probes::{PER_ROUND, Probed};
-use super::unknown::Rounds;
 use crate::base::{Base, Turn, local_offset_s};
 use crate::flush::{self, Wrote};
 use crate::reader::{Read, Reader};
 use crate::roster::Roster;
 use crate::shards::Shards;
-use elpis_monitor::{AgentId, Context, Settings, interval_of};
+use crate::unknown::Rounds;
+use elpis_monitor::{Agent, AgentId, Context, Module, Settings, interval_of};
 use elpis_probe::Prober;
 use elpis_store::{ServerKind, Writer};
 use elpis_watch::Map;
@@ -302,7 +302,10 @@ impl Engine {
         if open && self.stopping.is_none() && !self.lanes.is_full() {
             let ctx =
                 Context { now: now_s, local_offset_s: self.offset_s, mute: false, settings: &self.settings };
-            self.rounds.look(&mut self.roster, &self.shards, &mut self.lanes, &ctx);
+            let (shards, lanes) = (&self.shards, &mut self.lanes);
+            let write =
+                |agent: &Agent, module: &Module, outcome| lanes.pack(agent.id).add(agent, module, outcome, 0);
+            self.rounds.look(&mut self.roster, |shard| shards.is_held(shard), &ctx, write);
         } else {
             self.rounds.blind(now_s);
         }

@@ -1,16 +1,14 @@
-//! Looks round by round for checks that have been silent for too long.
+//! Looks round by round for modules that have been silent for too long.
 
-use super::lanes::Lanes;
 use crate::roster::Roster;
-use crate::shards::Shards;
-use elpis_monitor::{AgentId, Context, detect_unknown, interval_of};
+use elpis_monitor::{Agent, AgentId, Context, Module, ModuleState, Outcome, detect_unknown, interval_of};
 
 /// Looks at the clock in which a full round is made.
 const ROUND: usize = 10;
 
 /// Where the round stands.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
+pub(crate) struct Rounds {
     waiting: Vec<AgentId>,
     a_look: usize,
     /// Until when (server clock) this process could not measure.
@@ -19,17 +17,18 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// The process may not act now: silence says nothing until an interval has passed again.
-    pub(super) fn blind(&mut self, now: i64) {
+    pub(crate) fn blind(&mut self, now: i64) {
         self.blind_until = now;
     }
 
-    /// Looks at the next part of the agents.
-    pub(super) fn look(
+    /// Looks at the next part of the agents in shards that are held; `write` takes what is found and gives the state
+    /// to go on with.
+    pub(crate) fn look(
         &mut self,
         roster: &mut Roster,
-        shards: &Shards,
-        lanes: &mut Lanes,
+        is_held: impl Fn(u16) -> bool,
         ctx: &Context<'_>,
+        mut write: impl FnMut(&Agent, &Module, Outcome) -> ModuleState,
     ) {
         if self.waiting.is_empty() {
             self.waiting = roster.agents().map(|held| held.agent.id).collect();
@@ -38,7 +37,7 @@ impl Rounds {
         for _ in 0..self.a_look {
             let Some(id) = self.waiting.pop() else { return };
             let Some(held) = roster.get_mut(id) else { continue };
-            if !shards.is_held(held.shard) {
+            if !is_held(held.shard) {
                 continue;
             }
             let since = held.since.max(self.blind_until);
@@ -48,7 +47,7 @@ impl Rounds {
                     continue;
                 }
                 if let Some(outcome) = detect_unknown(&held.agent, &module.module, &module.state, ctx) {
-                    module.state = lanes.pack(id).add(&held.agent, &module.module, outcome, 0);
+                    module.state = write(&held.agent, &module.module, outcome);
                 }
             }
         }

@@ -1,0 +1,182 @@
+//! Finds and reads spooled files of the shards that are held. Blocks on the disk: runs on a blocking thread.
+
+use elpis_agentxml::{AgentReport, Limits, decode, parse};
+use elpis_tentacle::spool::{Entry, EntryId, Header, Spool, SpoolError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+/// Entries of a shard listed ahead.
+const LISTED: usize = 2_000;
+/// Entries of all shards listed ahead.
+const LISTED_ALL: usize = 20_000;
+/// Files of one gathering.
+const FILES: usize = 500;
+/// Bytes of one gathering.
+const BYTES: usize = 16 << 20;
+/// Files of one shard before the next shard has its turn.
+const A_TURN: usize = 32;
+
+/// A file as far as it could be read.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) entry: Entry,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    /// A report.
+    Report(Header, AgentReport),
+    /// Accepted, but no report: reason and line.
+    Bad(Header, String, Option<usize>),
+    /// Not even an entry.
+    Damaged(String),
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    epoch: u64,
+    ready: bool,
+    /// Time of the folder at the last listing.
+    changed: Option<SystemTime>,
+    /// List again although the folder's time stands: its clock is coarse.
+    again: bool,
+    waiting: BTreeMap<EntryId, Entry>,
+    /// Given out and not finished.
+    out: BTreeSet<EntryId>,
+}
+
+/// The shards of one lane, and what waits in them.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    spool: Spool,
+    limits: Limits,
+    slots: BTreeMap<u16, Slot>,
+    /// Shard after which the next gathering begins.
+    turn: u16,
+}
+
+impl Scanner {
+    pub(super) fn new(spool: Spool) -> Scanner {
+        Scanner { spool, limits: Limits::default(), slots: BTreeMap::new(), turn: 0 }
+    }
+
+    /// This shard is worked on in this epoch.
+    pub(super) fn keep(&mut self, shard: u16, epoch: u64) {
+        if self.slots.get(&shard).is_none_or(|slot| slot.epoch != epoch) {
+            self.slots.insert(shard, Slot { epoch, ..Slot::default() });
+        }
+    }
+
+    pub(super) fn remove(&mut self, shard: u16) {
+        self.slots.remove(&shard);
+    }
+
+    /// These entries left the work folder.
+    pub(super) fn finished(&mut self, shard: u16, id: EntryId) {
+        if let Some(slot) = self.slots.get_mut(&shard) {
+            slot.out.remove(&id);
+        }
+    }
+
+    /// This entry was not dealt with: it is found again.
+    pub(super) fn again(&mut self, shard: u16, id: EntryId) {
+        if let Some(slot) = self.slots.get_mut(&shard) {
+            slot.out.remove(&id);
+            slot.again = true;
+        }
+    }
+
+    /// Lists folders that changed, then reads files up to the bounds: `values` values, [`FILES`] files.
+    pub(super) fn gather(&mut self, values: usize) -> Vec<Parsed> {
+        self.list();
+        let (mut found, mut taken, mut bytes) = (Vec::new(), 0, 0);
+        let mut shards: Vec<u16> = self.slots.range(self.turn..).map(|(shard, _)| *shard).collect();
+        shards.extend(self.slots.range(..self.turn).map(|(shard, _)| *shard));
+        loop {
+            let before = found.len();
+            for &shard in &shards {
+                for _ in 0..A_TURN {
+                    if taken >= values || found.len() >= FILES || bytes >= BYTES {
+                        self.turn = shard;
+                        return found;
+                    }
+                    let Some(slot) = self.slots.get_mut(&shard) else { break };
+                    let Some((id, entry)) = slot.waiting.pop_first() else { break };
+                    slot.out.insert(id);
+                    let Some((content, size)) = self.read(&entry) else {
+                        self.again(shard, id);
+                        break;
+                    };
+                    bytes += size;
+                    if let Content::Report(_, report) = &content {
+                        taken += report.modules.iter().map(|module| module.items.len()).sum::<usize>();
+                    }
+                    found.push(Parsed { entry, content });
+                }
+            }
+            if found.len() == before {
+                return found;
+            }
+        }
+    }
+
+    fn read(&self, entry: &Entry) -> Option<(Content, usize)> {
+        match self.spool.read(entry) {
+            Ok(stored) => {
+                let size = stored.content.len();
+                let report =
+                    decode(&stored.content, &self.limits).and_then(|text| parse(&text, &self.limits));
+                Some(match report {
+                    Ok(report) => (Content::Report(stored.header, report), size),
+                    Err(error) => (Content::Bad(stored.header, error.to_string(), error.line()), size),
+                })
+            }
+            Err(error @ SpoolError::Damaged { .. }) => Some((Content::Damaged(error.to_string()), 0)),
+            Err(error) => {
+                if !error.is_gone() {
+                    tracing::warn!(entry = %entry.id, %error, "a spooled file cannot be read; trying again");
+                }
+                None
+            }
+        }
+    }
+
+    fn list(&mut self) {
+        let mut all: usize = self.slots.values().map(|slot| slot.waiting.len()).sum();
+        for (&shard, slot) in &mut self.slots {
+            if !slot.ready {
+                slot.ready = self.spool.ready(shard, slot.epoch);
+                slot.again = slot.ready;
+            }
+            if !slot.ready || all >= LISTED_ALL {
+                continue;
+            }
+            let probe = self.spool.entry(shard, EntryId { receive_ms: 0, receiver: 0, sequence: 0 });
+            let time = probe.path().parent().and_then(|folder| folder.metadata().ok()?.modified().ok());
+            let moved = time != slot.changed;
+            if !moved && !slot.again {
+                continue;
+            }
+            slot.again = moved;
+            slot.changed = time;
+            match self.spool.entries(shard) {
+                Ok(entries) => {
+                    for entry in entries {
+                        if slot.waiting.len() >= LISTED {
+                            slot.again = true;
+                            break;
+                        }
+                        if !slot.out.contains(&entry.id) && slot.waiting.insert(entry.id, entry).is_none() {
+                            all += 1;
+                        }
+                    }
+                }
+                Err(error) => {
+                    slot.again = true;
+                    tracing::warn!(shard, %error, "a folder of the spool cannot be listed; trying again");
+                }
+            }
+        }
+    }
+}
