@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod accounts;
 mod batch;
 mod bulk;
 mod changes;
@@ -32,6 +33,7 @@ mod statements;
 #[cfg(feature = "testdb")]
 pub mod testdb;
 
+pub use accounts::{Session, User};
 pub use batch::{AgentSeen, Batch, Committed, Contact, Flush, ModuleSeen, Row};
 pub use changes::Changes;
 pub use endpoint::{Endpoint, Secret};

@@ -7,8 +7,10 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, SqlSafeStr};
 
 /// (number, what it brings, SQL). A number that was released is never changed again.
-const MAIN: &[(i64, &str, &str)] =
-    &[(1, "monitoring", include_str!("../../../migrations/main/0001_monitoring.sql"))];
+const MAIN: &[(i64, &str, &str)] = &[
+    (1, "monitoring", include_str!("../../../migrations/main/0001_monitoring.sql")),
+    (2, "console", include_str!("../../../migrations/main/0002_console.sql")),
+];
 
 /// Seconds that a second migration waits for the first one.
 const LOCK_WAIT_S: u32 = 60;

@@ -14,6 +14,7 @@ pub(crate) use statements;
 #[cfg(feature = "testdb")]
 pub(crate) fn all() -> Vec<(String, String)> {
     let fixed = [
+        crate::accounts::STATEMENTS,
         crate::batch::write::STATEMENTS,
         crate::changes::STATEMENTS,
         crate::create::STATEMENTS,
