@@ -1,4 +1,4 @@
-.PHONY: setup build run demo test fuzz help
+.PHONY: setup build run demo test fuzz sim mutants help
 DIR ?= .elpis-dev
 # Plain words for each target: `make help`.
 help:
@@ -7,6 +7,8 @@ help:
 	@echo "make run    build, start a cluster of three nodes in .elpis-dev and keep it until Ctrl-C (DIR=folder)"
 	@echo "make demo   build, kill nodes of such a cluster and prove that checks moved and none ran twice"
 	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, loopback"
+	@echo "make sim    20,000 seeds of the cluster simulator (SEEDS=20000)"
+	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"
 	@echo "make fuzz   5 minutes each of agent-file parser and Tentacle session, coverage-guided (SECONDS_EACH=300)"
 setup:
 	@scripts/setup
@@ -20,3 +22,7 @@ test: setup
 	@scripts/test
 fuzz: setup
 	@scripts/fuzz
+sim: setup
+	cargo run --release -p elpis-cluster --example sim -- --seeds 1..$(or $(SEEDS),20000)
+mutants: setup
+	@scripts/mutants $(ONLY)

@@ -147,6 +147,7 @@ impl Leader {
             Ok(()) => Grant {
                 version: VERSION,
                 term,
+                leader: self.me,
                 session: renewal.session,
                 lease_ms: self.timings.lease_ms,
                 cluster_now_ms,
@@ -155,6 +156,7 @@ impl Leader {
             Err(why) => Grant {
                 version: VERSION,
                 term,
+                leader: self.me,
                 session: 0,
                 lease_ms: 0,
                 cluster_now_ms,
@@ -272,7 +274,11 @@ impl Leader {
     fn deaths(&mut self, now: &Now<'_>, now_ms: i64) -> Vec<Command> {
         let mut over = Vec::new();
         for (id, node) in now.state.members() {
-            if id == self.me || !node.live() || !self.granter.over(id, now.view, now.boot_ms) {
+            if id == self.me || !node.live() {
+                continue;
+            }
+            self.granter.live(id, node.session, now.boot_ms);
+            if !self.granter.over(id, now.view, now.boot_ms) {
                 continue;
             }
             self.granter.ending(id, node.session);

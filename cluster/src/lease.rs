@@ -90,6 +90,9 @@ pub struct Renewal {
 pub struct Grant {
     pub version: u16,
     pub term: u64,
+    /// Who grants: with the term it says which leader, for a term may have two (the later one has the higher id).
+    #[serde(default)]
+    pub leader: NodeId,
     /// The session it is for.
     pub session: u64,
     /// 0 = no lease, the reason in `refused`.
@@ -111,7 +114,8 @@ pub struct Held {
 #[derive(Clone, Debug)]
 pub struct Holder {
     timings: LeaseTimings,
-    term: u64,
+    /// Newest leader heard of: (term, node).
+    leader: (u64, NodeId),
     held: Held,
 }
 
@@ -119,21 +123,23 @@ impl Holder {
     /// Without a lease.
     #[must_use]
     pub fn new(timings: LeaseTimings) -> Holder {
-        Holder { timings, term: 0, held: Held::default() }
+        Holder { timings, leader: (0, 0), held: Held::default() }
     }
 
     /// Takes a grant that answers a renewal sent at `sent_boot_ms`. False = not taken: of an older term, or while this
     /// node leads (then only its quorum counts).
     pub fn granted(&mut self, sent_boot_ms: i64, grant: &Grant, view: &RaftView) -> bool {
-        if grant.lease_ms <= 0 || grant.term < self.term.max(view.term) || view.is_leader {
+        let leader = (grant.term, grant.leader);
+        let newest = self.leader.max((view.term, view.leader.unwrap_or(0)));
+        if grant.lease_ms <= 0 || leader < newest || view.is_leader {
             return false;
         }
         let until = sent_boot_ms.saturating_add(grant.lease_ms - drift_ms(grant.lease_ms));
         // Answers may overtake each other: within a term and session the later deadline stands.
-        if grant.term == self.term && grant.session == self.held.session && until < self.held.until_boot_ms {
+        if leader == self.leader && grant.session == self.held.session && until < self.held.until_boot_ms {
             return true;
         }
-        self.term = grant.term;
+        self.leader = leader;
         self.held = Held { session: grant.session, until_boot_ms: until };
         true
     }
@@ -149,7 +155,7 @@ impl Holder {
             let acked = view.last_quorum_acked_boot_ms.filter(|_| view.first_entry_applied);
             let until = acked.map_or(0, |at| at + self.timings.quorum_ms());
             let kept = if planted::on("earlier-grant-kept") { self.held.until_boot_ms } else { 0 };
-            self.term = self.term.max(view.term);
+            self.leader = self.leader.max((view.term, view.leader.unwrap_or(0)));
             self.held = Held { session: session.unwrap_or(0), until_boot_ms: until.max(kept) };
         }
         match session {
@@ -166,6 +172,8 @@ struct Peer {
     seen: Option<i64>,
     /// When the last grant of this term was answered.
     granted: Option<i64>,
+    /// Session in which it is live, and since when this leader knows.
+    up: Option<(u64, i64)>,
 }
 
 /// The side that grants, in one term of one leader.
@@ -274,6 +282,7 @@ impl Granter {
         };
         let peer = self.peers.get(&node).copied().unwrap_or_default();
         let missing = 2 * self.timings.renew_ms;
+        let up = peer.up.map_or(elected, |(_, at)| at);
         let since_seen = now - peer.seen.unwrap_or(elected);
         if planted::on("no-lease-wait") && since_seen > missing {
             return true;
@@ -293,7 +302,15 @@ impl Granter {
         };
         // A node that asks but cannot be granted one is catching up; for how long is bounded as well.
         over && (since_seen > missing
-            || now > peer.granted.unwrap_or(elected) + 4 * self.timings.expired_after_ms())
+            || now > peer.granted.unwrap_or(elected).max(up) + 4 * self.timings.expired_after_ms())
+    }
+
+    /// The node is live in this session: its time to ask for a first grant counts from when this is first known.
+    pub fn live(&mut self, node: NodeId, session: u64, now: i64) {
+        let peer = self.peers.entry(node).or_default();
+        if peer.up.is_none_or(|(known, _)| known != session) {
+            peer.up = Some((session, now));
+        }
     }
 
     /// From here on nothing is granted to this session of the node.

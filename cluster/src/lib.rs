@@ -11,6 +11,7 @@ pub mod log_store;
 pub mod network;
 pub mod plan;
 pub mod planted;
+pub mod quiet;
 pub mod raft_node;
 pub mod state;
 pub mod state_machine;

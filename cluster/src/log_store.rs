@@ -2,14 +2,16 @@
 //!
 //! Every record begins with `RECORD`, its version; the rest is JSON, so that a later version can add fields.
 
-use crate::types::TypeConfig;
+use crate::planted;
+use crate::types::{Config, TypeConfig};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{OptionalSend, RaftLogReader};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 use std::io;
+use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,43 +22,62 @@ const LOG: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
 
 /// The file. Clones share it.
-#[derive(Clone)]
-pub struct LogStore {
+pub struct LogStore<C = TypeConfig> {
     db: Arc<Database>,
+    config: PhantomData<fn() -> C>,
 }
 
-impl Debug for LogStore {
+impl<C> Clone for LogStore<C> {
+    fn clone(&self) -> Self {
+        LogStore { db: Arc::clone(&self.db), config: PhantomData }
+    }
+}
+
+impl<C> Debug for LogStore<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("LogStore")
     }
 }
 
-impl LogStore {
+impl<C: Config> LogStore<C> {
     /// Opens or makes the file and checks it through.
     ///
     /// # Errors
     /// When it cannot be opened, or is damaged: then this node must be replaced under a new id.
     pub async fn open(path: &Path) -> io::Result<Self> {
         let path = path.to_owned();
-        blocking(move || {
-            let mut db = Database::create(&path).map_err(other)?;
-            if !db.check_integrity().map_err(other)? {
-                // redb repaired what a crash left open; a second check must be clean.
-                tracing::warn!(path = %path.display(), "the Raft log was not closed cleanly and was repaired");
-                if !db.check_integrity().map_err(other)? {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!("the Raft log {} is damaged; remove this node and join it again", path.display()),
-                    ));
-                }
-            }
-            let write = db.begin_write().map_err(other)?;
-            write.open_table(LOG).map_err(other)?;
-            write.open_table(META).map_err(other)?;
-            write.commit().map_err(other)?;
-            Ok(LogStore { db: Arc::new(db) })
+        C::blocking(move || Self::check(Database::create(&path).map_err(other)?, &path.display().to_string()))
+            .await
+    }
+
+    /// The same on something else than a file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_backend(backend: impl StorageBackend) -> io::Result<Self> {
+        C::blocking(move || {
+            let db = Database::builder().create_with_backend(backend).map_err(other)?;
+            Self::check(db, "backend")
         })
         .await
+    }
+
+    fn check(mut db: Database, name: &str) -> io::Result<Self> {
+        if !db.check_integrity().map_err(other)? {
+            // redb repaired what a crash left open; a second check must be clean.
+            tracing::warn!(name, "the Raft log was not closed cleanly and was repaired");
+            if !db.check_integrity().map_err(other)? {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the Raft log {name} is damaged; remove this node and join it again"),
+                ));
+            }
+        }
+        let write = db.begin_write().map_err(other)?;
+        write.open_table(LOG).map_err(other)?;
+        write.open_table(META).map_err(other)?;
+        write.commit().map_err(other)?;
+        Ok(LogStore { db: Arc::new(db), config: PhantomData })
     }
 
     async fn run<T: Send + 'static>(
@@ -64,7 +85,7 @@ impl LogStore {
         work: impl FnOnce(&Database) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let db = Arc::clone(&self.db);
-        blocking(move || work(&db)).await
+        C::blocking(move || work(&db)).await
     }
 
     /// Reads a record of the meta table.
@@ -125,20 +146,28 @@ impl LogStore {
         .await
     }
 
-    /// The leader named by the last entry of a term before `term`: who led before.
-    pub(crate) async fn leader_before(&self, term: u64) -> io::Result<Option<u64>> {
+    /// Who led before the leader `me` of `term`: the last other one that the log names. openraft lets two lead one
+    /// term, the one with the higher id after the other.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn leader_before(&self, term: u64, me: u64) -> io::Result<Option<u64>> {
         self.run(move |db| {
             let read = db.begin_read().map_err(other)?;
             let table = read.open_table(LOG).map_err(other)?;
             for row in table.iter().map_err(other)?.rev() {
                 let (_, record) = row.map_err(other)?;
-                let entry: EntryOf<TypeConfig> = decode(record.value())?;
-                if entry.log_id.leader_id.term < term {
-                    return Ok(Some(entry.log_id.leader_id.node_id));
+                let entry: EntryOf<C> = decode(record.value())?;
+                let leader = entry.log_id.leader_id;
+                if (leader.term, leader.node_id) < (term, me) {
+                    return Ok(Some(leader.node_id));
                 }
             }
-            let purged: Option<LogIdOf<TypeConfig>> = read_meta(db, "purged")?;
-            Ok(purged.map(|id| id.leader_id).filter(|leader| leader.term < term).map(|leader| leader.node_id))
+            let purged: Option<LogIdOf<C>> = read_meta(db, "purged")?;
+            let purged = purged.map(|id| id.leader_id);
+            Ok(purged
+                .filter(|leader| (leader.term, leader.node_id) < (term, me))
+                .map(|leader| leader.node_id))
         })
         .await
     }
@@ -148,12 +177,6 @@ fn read_meta<T: DeserializeOwned>(db: &Database, key: &str) -> io::Result<Option
     let read = db.begin_read().map_err(other)?;
     let table = read.open_table(META).map_err(other)?;
     table.get(key).map_err(other)?.map(|record| decode(record.value())).transpose()
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
@@ -179,11 +202,11 @@ fn decode<T: DeserializeOwned>(record: &[u8]) -> io::Result<T> {
     }
 }
 
-impl RaftLogReader<TypeConfig> for LogStore {
+impl<C: Config> RaftLogReader<C> for LogStore<C> {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
-    ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
+    ) -> Result<Vec<EntryOf<C>>, io::Error> {
         let range: (Bound<u64>, Bound<u64>) = (range.start_bound().cloned(), range.end_bound().cloned());
         self.run(move |db| {
             let read = db.begin_read().map_err(other)?;
@@ -194,21 +217,21 @@ impl RaftLogReader<TypeConfig> for LogStore {
         .await
     }
 
-    async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {
+    async fn read_vote(&mut self) -> Result<Option<VoteOf<C>>, io::Error> {
         self.get("vote").await
     }
 }
 
-impl RaftLogStorage<TypeConfig> for LogStore {
-    type LogReader = LogStore;
+impl<C: Config> RaftLogStorage<C> for LogStore<C> {
+    type LogReader = LogStore<C>;
 
-    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+    async fn get_log_state(&mut self) -> Result<LogState<C>, io::Error> {
         self.run(|db| {
-            let last_purged_log_id: Option<LogIdOf<TypeConfig>> = read_meta(db, "purged")?;
+            let last_purged_log_id: Option<LogIdOf<C>> = read_meta(db, "purged")?;
             let read = db.begin_read().map_err(other)?;
             let table = read.open_table(LOG).map_err(other)?;
             let last = match table.last().map_err(other)? {
-                Some((_, record)) => Some(decode::<EntryOf<TypeConfig>>(record.value())?.log_id),
+                Some((_, record)) => Some(decode::<EntryOf<C>>(record.value())?.log_id),
                 None => None,
             };
             Ok(LogState { last_purged_log_id, last_log_id: last.or(last_purged_log_id) })
@@ -220,22 +243,24 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.clone()
     }
 
-    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> Result<(), io::Error> {
-        self.put("vote", vote, Durability::Immediate).await
+    async fn save_vote(&mut self, vote: &VoteOf<C>) -> Result<(), io::Error> {
+        let durability =
+            if planted::on("vote-not-synced") { Durability::None } else { Durability::Immediate };
+        self.put("vote", vote, durability).await
     }
 
-    async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig>>) -> Result<(), io::Error> {
+    async fn save_committed(&mut self, committed: Option<LogIdOf<C>>) -> Result<(), io::Error> {
         // Only spares a restarted node the wait for its leader: losing it is harmless, so no fsync.
         self.put("committed", &committed, Durability::None).await
     }
 
-    async fn read_committed(&mut self) -> Result<Option<LogIdOf<TypeConfig>>, io::Error> {
-        Ok(self.get::<Option<LogIdOf<TypeConfig>>>("committed").await?.flatten())
+    async fn read_committed(&mut self) -> Result<Option<LogIdOf<C>>, io::Error> {
+        Ok(self.get::<Option<LogIdOf<C>>>("committed").await?.flatten())
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<C>) -> Result<(), io::Error>
     where
-        I: IntoIterator<Item = EntryOf<TypeConfig>> + OptionalSend,
+        I: IntoIterator<Item = EntryOf<C>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let rows: io::Result<Vec<(u64, Vec<u8>)>> =
@@ -256,7 +281,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> Result<(), io::Error> {
+    async fn truncate_after(&mut self, last: Option<LogIdOf<C>>) -> Result<(), io::Error> {
         let from = last.map_or(0, |last| last.index + 1);
         self.run(move |db| {
             let write = db.begin_write().map_err(other)?;
@@ -266,7 +291,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         .await
     }
 
-    async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> Result<(), io::Error> {
+    async fn purge(&mut self, upto: LogIdOf<C>) -> Result<(), io::Error> {
         let record = encode(&upto)?;
         self.run(move |db| {
             let write = db.begin_write().map_err(other)?;

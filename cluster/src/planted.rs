@@ -1,14 +1,17 @@
-//! Planted bugs, by which the simulator will be judged: it must catch each. The simulator is not built yet.
+//! Planted bugs, by which the simulator is judged: it must catch each (`make mutants`).
 //! In a build without the feature `planted-bugs` none exists.
 
 /// Names of the planted bugs.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 9] = [
     "session-not-raised",
     "no-lease-wait",
     "grant-in-transfer-term",
     "release-taken-back",
     "predecessor-one-renewal",
     "earlier-grant-kept",
+    "vote-not-synced",
+    "vote-after-restart",
+    "restarted-voter-stands",
 ];
 
 /// Whether the bug of this name is switched on (by `ELPIS_PLANTED_BUG`).

@@ -12,11 +12,12 @@ mod view;
 pub(crate) use asks::{ASK, PIN, call_frame};
 pub use error::NodeError;
 pub use members::MemberChange;
-pub use view::RaftView;
+pub use view::{Elected, RaftView};
 
 use crate::identity::{Identity, Place};
 use crate::log_store::LogStore;
 use crate::network::{Factory, Kind, Lane, Peers, serve};
+use crate::quiet::Quiet;
 use crate::state::{Applied, ClusterState, Command};
 use crate::state_machine::StateMachine;
 use crate::types::{FIRST_NODE, Timings, TypeConfig, boot_ms, monotonic_ms};
@@ -64,8 +65,7 @@ pub(crate) struct Inner {
     peers: Arc<Peers>,
     store: LogStore,
     state: watch::Receiver<Arc<ClusterState>>,
-    /// `CLOCK_MONOTONIC` until which it answers no vote.
-    quiet_until: i64,
+    quiet: Quiet,
     sole: std::sync::atomic::AtomicBool,
     elected: Mutex<Option<view::Elected>>,
     transferring: AtomicU64,
@@ -123,19 +123,7 @@ impl RaftNode {
         let mut identity = identity;
         identity.place = Some(place.clone());
         let peers = Arc::new(Peers::new(identity, state.clone()));
-        let raft_config = openraft::Config {
-            cluster_name: place.cluster.clone(),
-            heartbeat_interval: config.timings.heartbeat_ms,
-            election_timeout_min: config.timings.election_min_ms,
-            election_timeout_max: config.timings.election_max_ms,
-            enable_pre_vote: Some(true),
-            enable_leader_restore: Some(false),
-            allow_log_reversion: Some(false),
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(1000),
-            max_in_snapshot_log_to_keep: 500,
-            install_snapshot_timeout: 10_000,
-            ..openraft::Config::default()
-        };
+        let raft_config = raft_config(&place.cluster, &config.timings);
         let raft_config = Arc::new(raft_config.validate().map_err(NodeError::raft)?);
         let raft: TheRaft =
             Raft::build(place.node, raft_config, Factory(Arc::clone(&peers)), store.clone(), machine)
@@ -144,20 +132,20 @@ impl RaftNode {
         // A restarted voter has forgotten which leader it promised not to depose: it keeps still for election_max.
         raft.runtime_config().elect(false);
         raft.run();
-        let quiet = Duration::from_millis(config.timings.election_max_ms);
         let voters: Vec<u64> = raft
             .with_raft_state(|state| state.membership_state.effective().membership().voter_ids().collect())
             .await
             .map_err(NodeError::raft)?;
         let sole = voters.is_empty() || voters == [place.node];
         let now = monotonic_ms();
+        let quiet = Quiet::new(now, config.timings.election_max_ms);
         let inner = Arc::new(Inner {
             id: place.node,
             raft,
             peers,
             store,
             state,
-            quiet_until: now + i64::try_from(config.timings.election_max_ms).unwrap_or(i64::MAX / 2),
+            quiet,
             sole: sole.into(),
             elected: Mutex::default(),
             transferring: AtomicU64::new(0),
@@ -174,14 +162,15 @@ impl RaftNode {
         tasks.spawn(serve(listener, server_config, Arc::clone(&inner), tasks.clone(), token.clone()));
         tasks.spawn(view::watch_elections(Arc::clone(&inner), token.clone()));
         tasks.spawn(keeper::keep(Arc::clone(&inner), token.clone()));
-        if sole {
+        let wait = Duration::from_millis(quiet.stands_in_ms(now, sole));
+        if wait.is_zero() {
             inner.raft.runtime_config().elect(true);
         } else {
             let (inner, token) = (Arc::clone(&inner), token.clone());
             tasks.spawn(async move {
                 tokio::select! {
                     () = token.cancelled() => {}
-                    () = tokio::time::sleep(quiet) => inner.raft.runtime_config().elect(true),
+                    () = tokio::time::sleep(wait) => inner.raft.runtime_config().elect(true),
                 }
             });
         }
@@ -336,6 +325,24 @@ impl RaftNode {
         }
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// How openraft is set for a group with these timings.
+#[must_use]
+pub fn raft_config(cluster: &str, timings: &Timings) -> openraft::Config {
+    openraft::Config {
+        cluster_name: cluster.to_owned(),
+        heartbeat_interval: timings.heartbeat_ms,
+        election_timeout_min: timings.election_min_ms,
+        election_timeout_max: timings.election_max_ms,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(1000),
+        max_in_snapshot_log_to_keep: 500,
+        install_snapshot_timeout: 10_000,
+        ..openraft::Config::default()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::log_store::LogStore;
 use crate::state::ClusterState;
-use crate::types::{Outcome, TypeConfig};
+use crate::types::{Config, Outcome, TypeConfig};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
@@ -17,20 +17,20 @@ pub const SNAPSHOT_MAX: usize = 16 * 1024 * 1024;
 
 /// The state machine.
 #[derive(Debug)]
-pub struct StateMachine {
-    store: LogStore,
+pub struct StateMachine<C: Config = TypeConfig> {
+    store: LogStore<C>,
     state: Arc<ClusterState>,
-    applied: Option<LogIdOf<TypeConfig>>,
-    membership: StoredMembershipOf<TypeConfig>,
+    applied: Option<LogIdOf<C>>,
+    membership: StoredMembershipOf<C>,
     published: watch::Sender<Arc<ClusterState>>,
 }
 
-impl StateMachine {
+impl<C: Config> StateMachine<C> {
     /// Starts from the snapshot in the store.
     ///
     /// # Errors
     /// When the snapshot cannot be read.
-    pub async fn open(store: LogStore) -> io::Result<(Self, watch::Receiver<Arc<ClusterState>>)> {
+    pub async fn open(store: LogStore<C>) -> io::Result<(Self, watch::Receiver<Arc<ClusterState>>)> {
         let (published, watching) = watch::channel(Arc::new(ClusterState::default()));
         let mut machine = StateMachine {
             store: store.clone(),
@@ -45,7 +45,7 @@ impl StateMachine {
         Ok((machine, watching))
     }
 
-    fn load(&mut self, meta: &SnapshotMetaOf<TypeConfig>, data: &[u8]) -> io::Result<()> {
+    fn load(&mut self, meta: &SnapshotMetaOf<C>, data: &[u8]) -> io::Result<()> {
         self.state = Arc::new(serde_json::from_slice(data).map_err(io::Error::other)?);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -58,19 +58,17 @@ impl StateMachine {
     }
 }
 
-impl RaftStateMachine<TypeConfig> for StateMachine {
+impl<C: Config> RaftStateMachine<C> for StateMachine<C> {
     type SnapshotData = Vec<u8>;
-    type SnapshotBuilder = Builder;
+    type SnapshotBuilder = Builder<C>;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>), io::Error> {
+    async fn applied_state(&mut self) -> Result<(Option<LogIdOf<C>>, StoredMembershipOf<C>), io::Error> {
         Ok((self.applied, self.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
     where
-        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+        Strm: Stream<Item = Result<EntryResponder<C>, io::Error>> + Unpin + OptionalSend,
     {
         // Watchers see the state before the proposer hears of it: answers wait until the batch is published.
         let mut answers = Vec::new();
@@ -83,7 +81,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     Some(Arc::make_mut(&mut self.state).apply(id.index, &proposal.0))
                 }
                 EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembershipOf::<TypeConfig>::new(Some(id), membership);
+                    self.membership = StoredMembershipOf::<C>::new(Some(id), membership);
                     None
                 }
             };
@@ -103,46 +101,34 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Builder {
             store: self.store.clone(),
             state: Arc::clone(&self.state),
-            meta: SnapshotMetaOf::<TypeConfig> {
-                last_log_id: self.applied,
-                last_membership: self.membership.clone(),
-            },
+            meta: SnapshotMetaOf::<C> { last_log_id: self.applied, last_membership: self.membership.clone() },
         }
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMetaOf<TypeConfig>,
-        data: Vec<u8>,
-    ) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<C>, data: Vec<u8>) -> Result<(), io::Error> {
         self.store.put_snapshot(meta, data.clone()).await?;
         self.load(meta, &data)
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
-        Ok(self
-            .store
-            .get_snapshot()
-            .await?
-            .map(|(meta, snapshot)| SnapshotOf::<TypeConfig, _> { meta, snapshot }))
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<C, Vec<u8>>>, io::Error> {
+        Ok(self.store.get_snapshot().await?.map(|(meta, snapshot)| SnapshotOf::<C, _> { meta, snapshot }))
     }
 }
 
 /// Makes a snapshot of the state as it was when it was asked for.
 #[derive(Debug)]
-pub struct Builder {
-    store: LogStore,
+pub struct Builder<C: Config = TypeConfig> {
+    store: LogStore<C>,
     state: Arc<ClusterState>,
-    meta: SnapshotMetaOf<TypeConfig>,
+    meta: SnapshotMetaOf<C>,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
+impl<C: Config> RaftSnapshotBuilder<C> for Builder<C> {
     type SnapshotData = Vec<u8>;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<C, Vec<u8>>, io::Error> {
         let state = Arc::clone(&self.state);
-        let data =
-            crate::log_store::blocking(move || serde_json::to_vec(&*state).map_err(io::Error::other)).await?;
+        let data = C::blocking(move || serde_json::to_vec(&*state).map_err(io::Error::other)).await?;
         if data.len() > SNAPSHOT_MAX {
             return Err(io::Error::other(format!(
                 "the cluster state has {} bytes, more than {SNAPSHOT_MAX}",
@@ -150,6 +136,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             )));
         }
         self.store.put_snapshot(&self.meta, data.clone()).await?;
-        Ok(SnapshotOf::<TypeConfig, _> { meta: self.meta.clone(), snapshot: data })
+        Ok(SnapshotOf::<C, _> { meta: self.meta.clone(), snapshot: data })
     }
 }

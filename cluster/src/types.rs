@@ -1,8 +1,10 @@
 //! The types openraft works with here, and small things every part of the glue needs.
 
 use crate::state::{Applied, Command, Refused};
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::io;
 
 /// What goes into the log: a [`Command`], shown by its `Display` so that no secret reaches a log line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,38 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = openraft::BasicNode,
 );
+
+/// [`TypeConfig`] but for its runtime: log store and state machine run on tokio here and on virtual time in the
+/// simulator.
+pub trait Config:
+    openraft::RaftTypeConfig<
+        D = Proposal,
+        R = Outcome,
+        NodeId = u64,
+        Node = openraft::BasicNode,
+        Term = u64,
+        LeaderId = LeaderId,
+        Vote = openraft::impls::Vote<LeaderId>,
+        Payload = Payload,
+        Entry = openraft::Entry<openraft::vote::leader_id_adv::CommittedLeaderId<u64, u64>, Payload>,
+    >
+{
+    /// Does blocking work outside the tasks of Raft.
+    fn blocking<T: Send + 'static>(
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, io::Result<T>>;
+}
+
+type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+type Payload = openraft::EntryPayload<Proposal, u64, openraft::BasicNode>;
+
+impl Config for TypeConfig {
+    fn blocking<T: Send + 'static>(
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, io::Result<T>> {
+        Box::pin(async { tokio::task::spawn_blocking(work).await.map_err(io::Error::other)? })
+    }
+}
 
 /// Raft id of the node that makes a cluster. A fresh log begins with the membership (0), the first leader's blank
 /// entry (1) and then the entry that admits this node (2), so the rule "id = index of the admitting entry" holds for

@@ -106,7 +106,7 @@ impl Service for Inner {
 impl Inner {
     /// Whether it must answer no vote yet.
     fn silent(&self) -> bool {
-        monotonic_ms() < self.quiet_until && !self.sole.load(Ordering::SeqCst)
+        self.quiet.silent(monotonic_ms(), self.sole.load(Ordering::SeqCst))
     }
 }
 

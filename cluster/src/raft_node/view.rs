@@ -1,10 +1,9 @@
 //! Raft as seen from this node, and since when.
 
 use super::Inner;
-use crate::types::{boot_ms, monotonic_ms};
-use openraft::Instant as _;
-use openraft::ServerState;
+use crate::types::{Config, boot_ms, monotonic_ms};
 use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, RaftMetrics, ServerState};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -35,11 +34,53 @@ pub struct RaftView {
     pub failed: Option<String>,
 }
 
+/// When a node learned that it leads, and who led before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Elected {
-    term: u64,
-    at_boot_ms: i64,
-    predecessor: Option<u64>,
+pub struct Elected {
+    pub term: u64,
+    pub at_boot_ms: i64,
+    pub predecessor: Option<u64>,
+}
+
+impl RaftView {
+    /// What openraft's metrics mean for leases. `transferring` is the term in which this node gives its leadership
+    /// away (0 = none); `boot_time_of` turns an age by openraft's clock into a time of `CLOCK_BOOTTIME`.
+    pub fn of<C: Config>(
+        metrics: &RaftMetrics<C>,
+        elected: Option<Elected>,
+        transferring: u64,
+        boot_now_ms: i64,
+        boot_time_of: impl FnOnce(Duration) -> Option<i64>,
+    ) -> RaftView {
+        let term = metrics.current_term;
+        let is_leader = metrics.state == ServerState::Leader;
+        let elected = elected.filter(|elected| is_leader && elected.term == term);
+        let membership = metrics.membership_config.membership();
+        RaftView {
+            term,
+            leader: metrics.current_leader,
+            is_leader,
+            first_entry_applied: is_leader
+                && metrics.last_applied.is_some_and(|id| {
+                    // A term may have more than one leader: its entries name which.
+                    (id.leader_id.term, id.leader_id.node_id) == (term, metrics.id)
+                }),
+            // Nobody can elect another leader without a sole voter; openraft tells no new acknowledgements there.
+            last_quorum_acked_boot_ms: if is_leader && membership.voter_ids().eq([metrics.id]) {
+                Some(boot_now_ms)
+            } else {
+                let acked = metrics.last_quorum_acked.filter(|_| is_leader);
+                acked.and_then(|acked| boot_time_of(acked.into_inner().elapsed()))
+            },
+            elected_at_boot_ms: elected.map(|elected| elected.at_boot_ms),
+            predecessor: elected.and_then(|elected| elected.predecessor),
+            transferring: term > 0 && transferring == term,
+            applied_index: metrics.last_applied.map_or(0, |id| id.index),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            failed: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
 }
 
 /// Notes when this node began to lead and who led before.
@@ -54,7 +95,7 @@ pub(super) async fn watch_elections(inner: Arc<Inner>, stop: CancellationToken) 
             inner.elected.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|e| e.term == term);
         if state == ServerState::Leader && !known {
             let at_boot_ms = boot_ms();
-            match inner.store.leader_before(term).await {
+            match inner.store.leader_before(term, inner.id).await {
                 Ok(predecessor) => {
                     let elected = Elected { term, at_boot_ms, predecessor };
                     *inner.elected.lock().unwrap_or_else(PoisonError::into_inner) = Some(elected);
@@ -72,32 +113,9 @@ pub(super) async fn watch_elections(inner: Arc<Inner>, stop: CancellationToken) 
 impl Inner {
     pub(super) fn view(&self) -> RaftView {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        let term = metrics.current_term;
-        let is_leader = metrics.state == ServerState::Leader;
         let elected = *self.elected.lock().unwrap_or_else(PoisonError::into_inner);
-        let elected = elected.filter(|elected| is_leader && elected.term == term);
-        let membership = metrics.membership_config.membership();
-        RaftView {
-            term,
-            leader: metrics.current_leader,
-            is_leader,
-            first_entry_applied: is_leader
-                && metrics.last_applied.is_some_and(|id| id.leader_id.term == term),
-            // Nobody can elect another leader without a sole voter; openraft tells no new acknowledgements there.
-            last_quorum_acked_boot_ms: if is_leader && membership.voter_ids().eq([self.id]) {
-                Some(boot_ms())
-            } else {
-                let acked = metrics.last_quorum_acked.filter(|_| is_leader);
-                acked.and_then(|acked| self.boot_time_of(acked.into_inner().elapsed()))
-            },
-            elected_at_boot_ms: elected.map(|elected| elected.at_boot_ms),
-            predecessor: elected.and_then(|elected| elected.predecessor),
-            transferring: term > 0 && self.transferring.load(Ordering::SeqCst) == term,
-            applied_index: metrics.last_applied.map_or(0, |id| id.index),
-            voters: membership.voter_ids().collect(),
-            learners: membership.learner_ids().collect(),
-            failed: metrics.running_state.err().map(|fatal| fatal.to_string()),
-        }
+        let transferring = self.transferring.load(Ordering::SeqCst);
+        RaftView::of(&metrics, elected, transferring, boot_ms(), |age| self.boot_time_of(age))
     }
 
     /// `CLOCK_BOOTTIME` of something openraft saw so long ago by `CLOCK_MONOTONIC`; `None` when the machine was

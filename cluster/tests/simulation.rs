@@ -1,0 +1,48 @@
+//! The simulator, 300 seeds at least. A failure prints its seed; `ELPIS_SIM_SEED=n` runs that one alone, and
+//! `cargo run -p elpis-cluster --release --example sim -- --seed n` prints what happens in it.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test
+
+#[path = "../sim/sim.rs"]
+mod sim;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const SEEDS: u64 = 300;
+
+#[test]
+fn seeds_hold() {
+    let (from, to) = match std::env::var("ELPIS_SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => (seed, seed),
+        None => (1, SEEDS),
+    };
+    let next = AtomicU64::new(from);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed > to {
+                        return;
+                    }
+                    let report = sim::run(seed, false);
+                    assert!(report.faults >= 6 || !report.violations.is_empty(), "{report}");
+                    assert!(report.virtual_ms >= 108_000 || !report.violations.is_empty(), "{report}");
+                    if !report.violations.is_empty() {
+                        failed.lock().unwrap().push(report.to_string());
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "replay with ELPIS_SIM_SEED=seed\n{}", failed.join("\n"));
+}
+
+#[test]
+fn a_seed_replays_to_the_same_trace() {
+    let (first, again, other) = (sim::run(7, false), sim::run(7, false), sim::run(8, false));
+    assert_eq!(first.trace, again.trace);
+    assert_ne!(first.trace, other.trace);
+}
