@@ -349,10 +349,13 @@ impl Leader {
         if !leaving.is_empty() {
             return Some(Command::Release { shards: leaving });
         }
-        // Without a database nothing runs, and a move costs nothing.
-        let idle = now.state.database.as_ref().is_none_or(|database| !database.ready);
+        // Without a database nothing runs, and a move costs nothing; nor does it while the first leader of all, which
+        // has heard whatever was told, has heard of no load.
+        let first = now.view.predecessor.is_none();
+        let idle = now.state.database.as_ref().is_none_or(|database| !database.ready)
+            || (first && know.loads.is_empty());
         self.budget = (self.budget + passed_ms * BALANCE_PER_S).min(BALANCE_PER_S * 1000);
-        let known = now.view.elected_at_boot_ms.is_some_and(|at| now.boot_ms - at >= LOADS_MS);
+        let known = first || now.view.elected_at_boot_ms.is_some_and(|at| now.boot_ms - at >= LOADS_MS);
         if !self.moves.is_empty() || !(idle || known) {
             return None;
         }

@@ -5,7 +5,7 @@ mod servers;
 
 pub(crate) use dev::{Demo, Dev, Feed, Up};
 pub(crate) use servers::{
-    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, TentacleServerOptions,
+    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};

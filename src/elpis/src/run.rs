@@ -3,10 +3,16 @@
 //! Each follows the same order: log, signals, the library's `run` until SIGTERM, exit code.
 
 use crate::cli::{
-    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, TentacleServerOptions,
+    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
 };
 use anyhow::{Context, Result};
+use elpis_cluster::agent::{self, AgentConfig};
+use elpis_cluster::raft_node;
+use elpis_cluster::types::Timings;
 use elpis_monitor::Shard;
+use elpis_servers::Ended;
+use elpis_servers::data::{self, DataConfig};
+use elpis_servers::network::{self, NetworkConfig};
 use elpis_tentacle::server::{self as tentacle, ServerConfig};
 use elpis_watch::{Link, LinkError, Role};
 use std::io::IsTerminal;
@@ -17,27 +23,73 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// The servers that this build has; the others are refused plainly.
+pub(crate) const BUILT: &[Role] = &[Role::TentacleServer, Role::DataServer, Role::NetworkServer];
 /// A server whose place was taken by another process.
 const SUPERSEDED: u8 = 3;
+/// The command line is wrong.
+const USAGE: u8 = 2;
 
 pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
-    drop(options);
-    not_in_this_build("the node agent")
+    let Some(options) = options else {
+        eprintln!("elpis: `elpis node` needs --data, --name and its addresses; see `elpis node --help`");
+        return ExitCode::from(USAGE);
+    };
+    let mut roles = Vec::new();
+    for name in &options.roles {
+        match Role::ALL.into_iter().find(|role| role.as_str() == name) {
+            Some(role) => roles.push(role),
+            None => {
+                let known = Role::ALL.map(Role::as_str).join(", ");
+                eprintln!("elpis: there is no role {name}; roles are {known}");
+                return ExitCode::from(USAGE);
+            }
+        }
+    }
+    if roles.is_empty() {
+        roles = BUILT.to_vec();
+    }
+    let timings = match options.profile {
+        Profile::Lan => Timings::LAN,
+        Profile::Safe => Timings::SAFE,
+        Profile::Metro => Timings::METRO,
+    };
+    let config = AgentConfig {
+        socket: options.data.join("run/node.sock"),
+        roles,
+        raft: raft_node::Config {
+            data_dir: options.data,
+            name: options.name,
+            listen: options.listen,
+            advertise: options.advertise.unwrap_or_else(|| options.listen.to_string()),
+            spool_address: options.spool_address,
+            console_address: options.console_address,
+            timings,
+        },
+    };
+    serve(async move |stop| Ok(agent::run(config, stop).await?))
 }
 
 pub(crate) fn data_server(options: DataServerOptions) -> ExitCode {
-    drop(options);
-    not_in_this_build("the data server")
+    let config = DataConfig { socket: options.socket, spool: options.data.join("spool") };
+    serve(async move |stop| ended(data::run(config, stop).await?))
 }
 
 pub(crate) fn network_server(options: NetworkServerOptions) -> ExitCode {
-    drop(options);
-    not_in_this_build("the network server")
+    serve(async move |stop| ended(network::run(NetworkConfig::new(options.socket), stop).await?))
 }
 
 pub(crate) fn console(options: ConsoleOptions) -> ExitCode {
     drop(options);
     not_in_this_build("the console")
+}
+
+/// A server's end as a result: code 3 for one whose place was taken.
+fn ended(how: Ended) -> Result<()> {
+    match how {
+        Ended::Stopped => Ok(()),
+        Ended::Superseded => Err(LinkError::Superseded("another process registered".into()).into()),
+    }
 }
 
 fn not_in_this_build(what: &str) -> ExitCode {
@@ -112,7 +164,8 @@ pub(crate) fn small_runtime() -> Result<Runtime> {
 
 /// The level comes from ELPIS_LOG (e.g. `debug`, `info,elpis_probe=trace`).
 pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("ELPIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_env("ELPIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

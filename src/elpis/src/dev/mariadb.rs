@@ -136,6 +136,10 @@ pub(crate) fn command(layout: &Layout) -> Result<(PathBuf, Vec<String>)> {
 pub(crate) fn wait_ready(layout: &Layout, limit: Duration) -> Result<()> {
     let begin = Instant::now();
     while !greets(&socket(layout)) {
+        let keeper = super::supervisor::pid_file(layout);
+        if super::process::find(&keeper, &layout.path("")).is_none() {
+            bail!("the cluster was stopped from elsewhere while it started");
+        }
         if begin.elapsed() > limit {
             bail!(
                 "MariaDB did not start within {} s; its log is {}:\n{}",

@@ -151,7 +151,8 @@ impl Stage {
 
 impl Stages {
     fn start_node(&self, layout: &Layout, node: &NodePorts) -> Result<()> {
-        for name in PROCESSES {
+        let built = |name: &str| name == "node" || crate::run::BUILT.iter().any(|role| role.as_str() == name);
+        for name in PROCESSES.into_iter().filter(|name| built(name)) {
             let keeper = Keeper {
                 program: own_program()?,
                 arguments: arguments(layout, node, name),
