@@ -351,7 +351,7 @@ impl Leader {
         }
         // Without a database nothing runs, and a move costs nothing; nor does it while the first leader of all, which
         // has heard whatever was told, has heard of no load.
-        let first = now.view.predecessor.is_none();
+        let first = now.view.term <= 1;
         let idle = now.state.database.as_ref().is_none_or(|database| !database.ready)
             || (first && know.loads.is_empty());
         self.budget = (self.budget + passed_ms * BALANCE_PER_S).min(BALANCE_PER_S * 1000);

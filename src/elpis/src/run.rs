@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use elpis_cluster::agent::{self, AgentConfig};
 use elpis_cluster::raft_node;
 use elpis_cluster::types::Timings;
+use elpis_console::ConsoleConfig;
 use elpis_monitor::Shard;
 use elpis_servers::Ended;
 use elpis_servers::data::{self, DataConfig};
@@ -23,8 +24,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// The servers that this build has; the others are refused plainly.
-pub(crate) const BUILT: &[Role] = &[Role::TentacleServer, Role::DataServer, Role::NetworkServer];
+/// The servers that a node runs unless told otherwise.
+pub(crate) const BUILT: &[Role] = &Role::ALL;
 /// A server whose place was taken by another process.
 const SUPERSEDED: u8 = 3;
 /// The command line is wrong.
@@ -80,8 +81,8 @@ pub(crate) fn network_server(options: NetworkServerOptions) -> ExitCode {
 }
 
 pub(crate) fn console(options: ConsoleOptions) -> ExitCode {
-    drop(options);
-    not_in_this_build("the console")
+    let config = ConsoleConfig { socket: options.socket, listen: options.listen, data: options.data };
+    serve(async move |stop| Ok(elpis_console::run(config, stop).await?))
 }
 
 /// A server's end as a result: code 3 for one whose place was taken.
@@ -90,11 +91,6 @@ fn ended(how: Ended) -> Result<()> {
         Ended::Stopped => Ok(()),
         Ended::Superseded => Err(LinkError::Superseded("another process registered".into()).into()),
     }
-}
-
-fn not_in_this_build(what: &str) -> ExitCode {
-    eprintln!("elpis: {what} is not in this build");
-    ExitCode::FAILURE
 }
 
 pub(crate) fn tentacle_server(options: TentacleServerOptions) -> ExitCode {
