@@ -176,7 +176,9 @@ async fn orders(app: &App, orders: Vec<CheckOrder>) -> Result<Vec<NewCheck>, Ref
             None => None,
             Some(key) => {
                 if !known.contains_key(&key) {
-                    known.insert(key.clone(), agent_by(app, &key).await?.agent.name);
+                    // A name that nobody has yet becomes an agent, as a bare target does.
+                    let standing = app.db.store()?.agent(&key, app.now()).await?;
+                    known.insert(key.clone(), standing.map_or_else(|| key.clone(), |row| row.agent.name));
                 }
                 known.get(&key).cloned()
             }

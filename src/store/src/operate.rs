@@ -3,7 +3,7 @@
 
 use crate::batch::{Stop, fenced, write};
 use crate::columns::{self, Reader};
-use crate::create::{CHANGE, COUNT_ROW, FIND, LOCK, add_modules, insert_agent, schedule};
+use crate::create::{CHANGE, COUNT_ROW, LOCK, add_modules, insert_agent, schedule};
 use crate::statements::statements;
 use crate::{CommitError, Store, StoreError, Writer};
 use elpis_monitor::{Agent, AgentId, Counts, GroupId, Module, ModuleId, Status};
@@ -16,7 +16,7 @@ const CHECKS: usize = 500;
 /// A check to add.
 #[derive(Clone, Debug)]
 pub struct NewCheck {
-    /// Name of a standing agent; `None` = the agent named after the check's target, made if it is missing.
+    /// Name of the agent, made if it is missing; `None` = the agent named after the check's target.
     pub agent: Option<String>,
     /// The module: name, network type, `check`; agent, id and position are given by the store.
     pub module: Module,
@@ -96,16 +96,15 @@ impl Store {
 
 async fn add_chunk(c: &mut MySqlConnection, checks: &[NewCheck], now: i64) -> Result<Vec<Module>, Stop> {
     // By agent, in name order.
-    let mut by_agent: BTreeMap<(String, bool), Vec<usize>> = BTreeMap::new();
+    let mut by_agent: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (i, check) in checks.iter().enumerate() {
         let target = check.module.check.as_ref().map(|c| c.target.clone()).unwrap_or_default();
-        let make = check.agent.is_none();
-        by_agent.entry((check.agent.clone().unwrap_or(target), make)).or_default().push(i);
+        by_agent.entry(check.agent.clone().unwrap_or(target)).or_default().push(i);
     }
     // Agents first, then counters and rows in id order, as every writer locks them.
     let mut agents: BTreeMap<AgentId, Vec<usize>> = BTreeMap::new();
-    for ((name, make), list) in by_agent {
-        let id = if make { insert_agent(c, &named(&name, now)).await? } else { find(c, &name).await? };
+    for (name, list) in by_agent {
+        let id = insert_agent(c, &named(&name, now)).await?;
         agents.entry(id).or_default().extend(list);
     }
     // All counters before the first agent's row, as a batch takes them.
@@ -133,13 +132,6 @@ fn named(name: &str, now: i64) -> Agent {
         os: 10,
         last_contact: now,
         ..Agent::default()
-    }
-}
-
-async fn find(c: &mut MySqlConnection, name: &str) -> Result<AgentId, Stop> {
-    match sqlx::query(FIND).bind(name).fetch_optional(&mut *c).await? {
-        Some(row) => Ok(columns::agent(&mut Reader::new(&row))?.0.id),
-        None => Err(Stop::Error(StoreError::NotFound(format!("agent {name}")))),
     }
 }
 

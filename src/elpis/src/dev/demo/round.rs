@@ -15,9 +15,9 @@ use tokio::time::sleep;
 /// How often a living node is asked.
 const LOOK: Duration = Duration::from_millis(50);
 /// A takeover that takes longer is given up.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 /// Time for the first result by the new owners, and for a node to be back with shards.
-const AFTER: Duration = Duration::from_secs(30);
+const AFTER: Duration = Duration::from_secs(90);
 
 /// What was seen.
 #[derive(Debug)]
