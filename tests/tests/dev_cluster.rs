@@ -114,7 +114,7 @@ fn the_master_dies_and_its_shards_get_owners() {
         });
     println!("{master} (master) killed: every shard owned after {took:?}");
     dev.run(&["dev", "start", &master]);
-    dev.until("the node is back with shards", Duration::from_secs(30), &["cluster", "status"], |status| {
+    dev.until("the node is back with shards", Duration::from_secs(90), &["cluster", "status"], |status| {
         all_owned(status) && node(status, &master)["shards"].as_u64().is_some_and(|shards| shards > 0)
     });
     dev.run(&["dev", "down"]);

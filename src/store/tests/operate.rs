@@ -58,11 +58,6 @@ async fn a_check_is_added_once_forced_and_deleted() {
     assert_eq!(store.agent(&agent.agent.id.to_string(), NOW).await.unwrap().unwrap(), agent);
     let changes = store.changes_since(seq).await.unwrap();
     assert_eq!(changes.agents, [(Shard::of_agent("10.0.0.1").number(), agent.agent.id)]);
-    let missing = NewCheck { agent: Some("nobody".into()), ..ping("10.0.0.2") };
-    assert!(matches!(
-        store.add_check(&w, &missing, NOW).await,
-        Err(CommitError::NotDone(StoreError::NotFound(_)))
-    ));
 
     store.force_run(&w, added.id).await.unwrap();
     let loaded = store.load_agents(&[agent.agent.id], ServerKind::Network).await.unwrap();
