@@ -44,7 +44,6 @@ pub(crate) struct Check {
     pub(crate) acted: u64,
     pub(crate) moved: u64,
     pub(crate) deaths: u64,
-    pub(crate) failed_starts: u64,
 }
 
 const KEPT: usize = 256;
