@@ -7,6 +7,10 @@ mod sim;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+thread_local! {
+    static SEED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut from, mut to, mut verbose, mut expect) = (1, 100, false, false);
@@ -30,6 +34,12 @@ fn main() -> ExitCode {
             other => panic!("unknown argument {other}"),
         }
     }
+    // A release build ends at a panic: then at least its seed is told.
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("seed {}:", SEED.get());
+        told(panic);
+    }));
     let started = std::time::Instant::now();
     let (next, failed, stop) = (AtomicU64::new(from), AtomicU64::new(0), AtomicBool::new(false));
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -41,6 +51,7 @@ fn main() -> ExitCode {
                     if seed > to {
                         return;
                     }
+                    SEED.set(seed);
                     let report = sim::run(seed, verbose);
                     if report.violations.is_empty() {
                         if from == to || seed.is_multiple_of(500) {

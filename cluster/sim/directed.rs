@@ -105,11 +105,18 @@ async fn transfer_and_lose_the_old_leader(group: &Group) {
         apart(friend, &without, true);
     }
     let _ = begin_transfer(at, to);
-    let (wait, hold) = world(|w| (w.rng.between(3, 20), w.rng.between(2500, 7000)));
+    let (wait, hold, deaf) = world(|w| (w.rng.between(3, 20), w.rng.between(2500, 7000), w.rng.chance(60)));
+    // Deaf at once, it does not hear its successor's call for votes and goes on as if it led.
+    if deaf {
+        world(|w| without.iter().for_each(|b| w.cut(*b, at, true)));
+    }
     sleep_ms(wait).await;
     apart(at, &without, true);
     sleep_ms(hold).await;
     apart(at, &without, false);
+    if deaf {
+        world(|w| without.iter().for_each(|b| w.cut(*b, at, false)));
+    }
     if let Some(friend) = friend {
         apart(friend, &without, false);
     }

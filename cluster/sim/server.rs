@@ -26,11 +26,6 @@ thread_local! {
     static INBOX: RefCell<[VecDeque<Frame>; HOSTS]> = RefCell::default();
 }
 
-/// Forgets all frames.
-pub(crate) fn forget_all() {
-    INBOX.with_borrow_mut(|inbox| *inbox = Default::default());
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Loading(u64),
@@ -55,7 +50,6 @@ struct Kept {
     /// The map that all shards were last compared with (its address), and when.
     compared: (usize, u64),
     shards: ShardSet,
-    /// Session whose fence row stands, and in which `phases` are.
     session: u64,
     registered: bool,
     registering: bool,
@@ -132,7 +126,7 @@ impl Server {
             let queue = &mut inbox[at];
             let at_us = queue.back().map_or(at_us, |last| last.at_us.max(at_us));
             queue.push_back(Frame { at_us, lease, state });
-            // The server is stopped: what it will read last is what counts, a socket's buffer is bounded.
+            // Of a stopped server: the buffer is bounded, what it reads last counts.
             if queue.len() > 64 {
                 queue.pop_front();
             }
@@ -154,11 +148,8 @@ async fn run(at: usize) {
 
 fn take_frames(at: usize) {
     let now = world(|w| w.local_ns(at) / 1000);
-    loop {
-        let next = INBOX.with_borrow_mut(|inbox| {
-            inbox[at].front().is_some_and(|frame| frame.at_us <= now).then(|| inbox[at].pop_front()).flatten()
-        });
-        let Some(frame) = next else { return };
+    while let Some(frame) = INBOX.with_borrow_mut(|inbox| inbox[at].pop_front_if(|frame| frame.at_us <= now))
+    {
         kept(at, |me| {
             me.gate.set(frame.lease);
             me.map = Some(frame.state);
@@ -402,7 +393,8 @@ async fn store(at: usize, id: NodeId, session: u64, incarnation: u64, batch: Vec
     });
 }
 
-/// Forgets all servers.
+/// Forgets all servers and frames.
 pub(crate) fn stop_all() {
-    KEPT.with_borrow_mut(|kept| *kept = Default::default());
+    KEPT.set(Default::default());
+    INBOX.set(Default::default());
 }

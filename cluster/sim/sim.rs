@@ -122,7 +122,6 @@ pub(crate) fn run(seed: u64, verbose: bool) -> Report {
     }));
     node::forget_all();
     server::stop_all();
-    server::forget_all();
     drop(rt);
     let world = world::end();
     Report {

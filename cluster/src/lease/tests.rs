@@ -136,3 +136,31 @@ proptest! {
         }
     }
 }
+
+/// Found by the simulator: it was declared over again 50 ms after each `NodeUp`, for ever.
+#[test]
+fn a_node_that_came_up_has_time_to_ask_for_its_first_grant() {
+    let mut granter = Granter::new(LAN);
+    let view = leading(3, 10_000, 99_950);
+    // Known by its questions only, long after the election.
+    assert!(granter.renew(3, &asks(1), Standing { live: false, ..up(1) }, &view, 100_000).is_err());
+    granter.live(3, 1, 100_050);
+    assert!(!granter.over(3, &view, 100_100));
+    granter.live(3, 1, 100_150);
+    granter.renew(3, &asks(9), up(1), &leading(3, 10_000, 106_290), 106_300).unwrap_err();
+    assert!(granter.over(3, &view, 106_300), "it asks but cannot be granted one, for too long");
+    granter.live(3, 2, 106_300);
+    assert!(!granter.over(3, &view, 106_350));
+}
+
+/// Found by the simulator: openraft lets two lead one term, the later one with the higher id.
+#[test]
+fn a_grant_of_the_deposed_leader_of_the_same_term_is_not_taken() {
+    let mut holder = Holder::new(LAN);
+    let view = |leader| RaftView { term: 3, leader: Some(leader), ..RaftView::default() };
+    let grant = |leader| Grant { term: 3, leader, session: 1, lease_ms: 1500, ..Grant::default() };
+    assert!(holder.granted(1000, &grant(5), &view(5)));
+    assert!(!holder.granted(2000, &grant(2), &view(5)));
+    assert!(!holder.granted(2000, &grant(2), &view(2)), "it has heard of the later one");
+    assert!(holder.granted(2000, &grant(5), &view(5)));
+}
