@@ -122,6 +122,8 @@ pub(crate) struct Picture<'a> {
     pub(crate) title: &'a str,
 }
 
+/// Values beyond are drawn at the end of the axis.
+const FAR: f64 = 1e150;
 const WIDE: f64 = 960.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 948.0;
@@ -139,6 +141,8 @@ impl Picture<'_> {
         if !low.is_finite() || !high.is_finite() {
             return (0.0, 1.0, 0.5);
         }
+        // Far ends are held, so that their distance is a number too.
+        let (low, high) = (low.clamp(-FAR, FAR), high.clamp(-FAR, FAR));
         // Zero belongs to it unless the values move far away from it.
         let low = if low > 0.0 && low < (high - low) * 3.0 { 0.0 } else { low };
         let room = (high - low).max(high.abs().max(low.abs()) * 0.02).max(1e-9);
@@ -150,7 +154,7 @@ impl Picture<'_> {
         let (from, to) = self.span;
         let (low, high, step) = self.scale();
         let x = |at: i64| LEFT + (at - from) as f64 / ((to - from).max(1)) as f64 * (RIGHT - LEFT);
-        let y = |value: f64| BOTTOM - (value - low) / (high - low) * (BOTTOM - TOP);
+        let y = |value: f64| BOTTOM - (value.clamp(low, high) - low) / (high - low) * (BOTTOM - TOP);
         let lines: Vec<f64> = match self.boolean {
             true => vec![0.0, 1.0],
             false => {

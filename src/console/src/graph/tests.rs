@@ -16,8 +16,10 @@ fn samples_follow_the_vectors() {
         let count = 50 * input["graph_res"].as_i64().unwrap_or(RESOLUTION);
         let got = samples_of(Shape::Numeric, before.last().copied(), &rows, (from, to), to, count);
         let got: Vec<[f64; 3]> = got.iter().map(|s| [s.least, s.mean, s.greatest]).collect();
-        let expected: Vec<[f64; 3]> = serde_json::from_value(case["expected"]["samples"].clone()).unwrap();
-        assert_eq!(got, expected, "{}", case["id"]);
+        let expected: Option<Vec<[f64; 3]>> =
+            serde_json::from_value(case["expected"]["samples"].clone()).unwrap();
+        // No graph at all is no samples.
+        assert_eq!(got, expected.unwrap_or_default(), "{}", case["id"]);
         run += 1;
     }
     assert!(run >= 5);
