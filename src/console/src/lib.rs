@@ -4,28 +4,37 @@
 //! without a lease it is read-only and says so. What concerns the cluster it asks the node agent, so that the cluster
 //! page works without the database. The API is served twice: on the local socket `run/api.sock` for the command line
 //! (whoever may open the socket may do everything), and over TLS for people and programs that have signed in.
+//!
+//! Pages are HTML made here; a small script makes them follow what changes and nothing needs it. Style and script are
+//! built in, the browser is told to load nothing from elsewhere.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod api;
 mod app;
+mod assets;
+mod auth;
 mod db;
+mod graph;
+mod limit;
+mod live;
 mod metrics;
+mod pages;
 pub mod parse_check;
 mod refusal;
+mod routes;
+mod secrets;
 mod serve;
+mod sessions;
+mod status;
+mod tls;
 
 use app::App;
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use elpis_watch::{Link, LinkError, Role};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What the console process is told.
@@ -33,16 +42,26 @@ use tokio_util::sync::CancellationToken;
 pub struct ConsoleConfig {
     /// `node.sock` of this node.
     pub socket: PathBuf,
-    /// Folder of this node; `run/api.sock`, certificate and key are in it.
+    /// Folder of this node; `run/api.sock`, certificate, key and the token of `/metrics` are in it.
     pub data: PathBuf,
     /// Address for browsers and programs (TLS).
     pub listen: SocketAddr,
+    /// Password of the first administrator, read (and made, where it is missing) while nobody can sign in yet.
+    pub admin_password: PathBuf,
+    /// The operator's certificate chain and key (PEM); without, one is made once.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl ConsoleConfig {
     /// The usual settings for a node with this socket and folder.
     pub fn new(socket: PathBuf, data: PathBuf) -> ConsoleConfig {
-        ConsoleConfig { socket, data, listen: SocketAddr::from(([0, 0, 0, 0], 443)) }
+        ConsoleConfig {
+            socket,
+            listen: SocketAddr::from(([0, 0, 0, 0], 443)),
+            admin_password: data.join("admin.password"),
+            certificate: None,
+            data,
+        }
     }
 }
 
@@ -62,6 +81,19 @@ pub enum ConsoleError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file of the node's folder.
+    #[error("cannot use {what}: {source}")]
+    File {
+        /// Which one.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn file(path: &Path) -> impl FnOnce(std::io::Error) -> ConsoleError {
+    let what = path.display().to_string();
+    move |source| ConsoleError::File { what, source }
 }
 
 /// Registers at the node agent and serves until told to stop. Ends with [`LinkError::Superseded`] when another process
@@ -71,16 +103,30 @@ pub async fn run(config: ConsoleConfig, stop: CancellationToken) -> Result<(), C
         return Ok(());
     };
     let link = link?;
-    let app = Arc::new(App::new(link.clone()));
-    let path = config.data.join("run/api.sock");
-    let local = serve::bind_socket(&path)
-        .map_err(|source| ConsoleError::Listen { what: path.display().to_string(), source })?;
-    tracing::info!(socket = %path.display(), "console is ready");
     let end = stop.child_token();
+    let (certificate, key) = match &config.certificate {
+        Some(given) => given.clone(),
+        None => {
+            let own = (config.data.join("console.crt"), config.data.join("console.key"));
+            tls::make(&own.0, &own.1, &link.welcome().name, config.listen.ip()).map_err(file(&own.0))?;
+            own
+        }
+    };
+    let acceptor = tls::acceptor(&certificate, &key).map_err(file(&certificate))?;
+    let token = config.data.join("metrics.token");
+    let (token, _) = secrets::read_or_make(&token, secrets::random).map_err(file(&token))?;
+    let app = Arc::new(App::new(link.clone(), &config, token, end.clone()));
+    let refused = |what: String| move |source| ConsoleError::Listen { what, source };
+    let port = TcpListener::bind(config.listen).await.map_err(refused(config.listen.to_string()))?;
+    let path = config.data.join("run/api.sock");
+    let local = serve::bind_socket(&path).map_err(refused(path.display().to_string()))?;
+    tracing::info!(socket = %path.display(), listen = %config.listen, "console is ready");
     let work = async {
         tokio::join!(
             app.db.clone().follow(link.clone(), end.clone()),
-            serve::local(local, local_routes(app.clone()), end.clone()),
+            auth::first_user(app.clone(), config.admin_password.clone()),
+            serve::local(local, routes::local(app.clone()), end.clone()),
+            serve::tls(port, acceptor, routes::web(app.clone()), end.clone()),
         );
     };
     tokio::select! {
@@ -90,35 +136,4 @@ pub async fn run(config: ConsoleConfig, stop: CancellationToken) -> Result<(), C
             Err(LinkError::Superseded("another process registered as this node's console".into()).into())
         }
     }
-}
-
-/// For the command line: whoever may open the socket may do everything.
-fn local_routes(app: Arc<App>) -> Router {
-    Router::new()
-        .merge(api::routes())
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
-        .fallback(api::unknown)
-        .layer(middleware::from_fn_with_state(app.clone(), measured))
-        .with_state(app)
-}
-
-/// Counts and times an answer.
-async fn measured(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let begin = tokio::time::Instant::now();
-    let response = next.run(request).await;
-    app.metrics.answered(response.status().as_u16(), begin.elapsed());
-    response
-}
-
-async fn healthz(State(app): State<Arc<App>>) -> Response {
-    match app.db.store() {
-        Ok(_) => "ok\n".into_response(),
-        Err(refused) => (refused.status, format!("{}\n", refused.text)).into_response(),
-    }
-}
-
-async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = app.metrics.text(app.db.can_write());
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

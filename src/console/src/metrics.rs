@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     buckets: [AtomicU64; BUCKETS_MS.len()],
     sum_us: AtomicU64,
     count: AtomicU64,
+    sign_in_failed: AtomicU64,
 }
 
 impl Metrics {
@@ -30,8 +31,12 @@ impl Metrics {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn sign_in_failed(&self) {
+        self.sign_in_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The text, with what the process knows of itself.
-    pub(crate) fn text(&self, writable: bool) -> String {
+    pub(crate) fn text(&self, writable: bool, live_streams: usize) -> String {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let mut text = String::from("# TYPE elpis_console_requests_total counter\n");
         for (class, n) in self.classes.iter().enumerate().skip(1) {
@@ -47,8 +52,12 @@ impl Metrics {
         let _ = writeln!(text, "elpis_console_request_seconds_bucket{{le=\"+Inf\"}} {count}");
         let _ = writeln!(text, "elpis_console_request_seconds_sum {sum}");
         let _ = writeln!(text, "elpis_console_request_seconds_count {count}");
+        let _ = writeln!(text, "# TYPE elpis_console_sign_in_failures_total counter");
+        let _ = writeln!(text, "elpis_console_sign_in_failures_total {}", get(&self.sign_in_failed));
         let _ = writeln!(text, "# TYPE elpis_console_writable gauge");
         let _ = writeln!(text, "elpis_console_writable {}", u8::from(writable));
+        let _ = writeln!(text, "# TYPE elpis_console_live_streams gauge");
+        let _ = writeln!(text, "elpis_console_live_streams {live_streams}");
         text
     }
 }
@@ -62,7 +71,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.answered(200, Duration::from_millis(7));
         metrics.answered(503, Duration::from_millis(70));
-        let text = metrics.text(true);
+        let text = metrics.text(true, 0);
         for line in [
             "requests_total{class=\"2xx\"} 1",
             "requests_total{class=\"5xx\"} 1",

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use elpis_cluster::agent::{self, AgentConfig};
 use elpis_cluster::raft_node;
 use elpis_cluster::types::Timings;
-use elpis_console::ConsoleConfig;
+use elpis_console::{ConsoleConfig, ConsoleError};
 use elpis_monitor::Shard;
 use elpis_servers::Ended;
 use elpis_servers::data::{self, DataConfig};
@@ -81,8 +81,17 @@ pub(crate) fn network_server(options: NetworkServerOptions) -> ExitCode {
 }
 
 pub(crate) fn console(options: ConsoleOptions) -> ExitCode {
-    let config = ConsoleConfig { socket: options.socket, listen: options.listen, data: options.data };
-    serve(async move |stop| Ok(elpis_console::run(config, stop).await?))
+    let mut config = ConsoleConfig::new(options.socket, options.data);
+    config.listen = options.listen;
+    if let Some(file) = options.admin_password {
+        config.admin_password = file;
+    }
+    config.certificate = options.certificate.zip(options.certificate_key);
+    serve(async move |stop| match elpis_console::run(config, stop).await {
+        // By its own type, so that the exit code is right.
+        Err(ConsoleError::Link(error)) => Err(error.into()),
+        done => Ok(done?),
+    })
 }
 
 /// A server's end as a result: code 3 for one whose place was taken.

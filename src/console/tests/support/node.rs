@@ -1,4 +1,5 @@
 //! A node agent that says what a test wants, a database, and a console in between.
+#![allow(dead_code)] // each test file uses its part
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -26,7 +27,6 @@ struct Agent {
 }
 
 /// A console under test. Ends with its drop.
-#[allow(dead_code)] // each test file uses its part
 pub(crate) struct World {
     pub(crate) db: TestDb,
     pub(crate) dir: tempfile::TempDir,
@@ -82,6 +82,21 @@ impl World {
 
     pub(crate) fn api(&self) -> PathBuf {
         self.dir.path().join("run/api.sock")
+    }
+
+    /// Cluster time in Unix seconds.
+    pub(crate) fn now(&self) -> i64 {
+        (boottime_ms() + OFFSET_MS) / 1000
+    }
+
+    /// The first user's password, once he can sign in.
+    pub(crate) async fn password(&self) -> String {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while self.db.rows("SELECT COUNT(*) FROM tuser").await.unwrap() != ["1"] {
+            assert!(tokio::time::Instant::now() < deadline, "no first user");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::read_to_string(self.dir.path().join("admin.password")).unwrap().trim().to_owned()
     }
 
     /// Waits until changes are possible.

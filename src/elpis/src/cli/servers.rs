@@ -87,4 +87,13 @@ pub(crate) struct ConsoleOptions {
     /// Address for browsers and API clients (TLS)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
+    /// File with the first administrator's password; made where it is missing (default: admin.password in the folder)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) admin_password: Option<PathBuf>,
+    /// Certificate chain (PEM); without, one of our own is made once
+    #[arg(long, value_name = "PATH", requires = "certificate_key")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// Key of the certificate (PEM)
+    #[arg(long, value_name = "PATH", requires = "certificate")]
+    pub(crate) certificate_key: Option<PathBuf>,
 }

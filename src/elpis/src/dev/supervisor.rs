@@ -194,7 +194,12 @@ fn arguments(layout: &Layout, node: &NodePorts, name: &str) -> Vec<String> {
             ("--spool-listen", text(node.spool)),
         ],
         "data-server" => vec![("--socket", socket), ("--data", data)],
-        "console" => vec![("--socket", socket), ("--data", data), ("--listen", text(node.console))],
+        "console" => vec![
+            ("--socket", socket),
+            ("--data", data),
+            ("--listen", text(node.console)),
+            ("--admin-password", layout.path("admin.password").display().to_string()),
+        ],
         _ => vec![("--socket", socket)],
     };
     let options = given.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);

@@ -1,0 +1,12 @@
+//! Pages: HTML made on the server. Each page is a function of what was read; the rest is in `layout`.
+
+pub(crate) mod agents;
+pub(crate) mod cluster;
+pub(crate) mod events;
+mod layout;
+pub(crate) mod module;
+pub(crate) mod overview;
+mod words;
+
+pub(crate) use layout::{Oops, set_theme, sign_in};
+pub(crate) use words::{encoded, mark, mark_as, short, time_as, when};

@@ -1,0 +1,131 @@
+//! What the node agent says of the cluster; works without the database.
+
+use elpis_watch::{LinkError, Method};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// An answer this young is given again: many pages, one question.
+const FRESH: Duration = Duration::from_millis(300);
+/// A page does not wait longer for the node agent.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// `GET /v1/status`, as far as pages show it. Fields that are missing are empty.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    pub(crate) state: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) cluster: String,
+    pub(crate) generation: u64,
+    /// The node that answered.
+    pub(crate) node: Option<u64>,
+    pub(crate) master: Option<String>,
+    pub(crate) term: u64,
+    pub(crate) can_lose: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) reason: String,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) shards: Shards,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) database: Database,
+    pub(crate) jobs: BTreeMap<String, String>,
+    pub(crate) moves: u64,
+    pub(crate) failovers: Vec<Failover>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) events: Vec<Event>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) state: String,
+    pub(crate) voter: bool,
+    pub(crate) session: u64,
+    pub(crate) shards: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) lease_ms_left: i64,
+    pub(crate) services: BTreeMap<String, String>,
+    pub(crate) unfit: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Shards {
+    pub(crate) total: u64,
+    pub(crate) owned: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Database {
+    pub(crate) mode: String,
+    pub(crate) epoch: u64,
+    pub(crate) ready: bool,
+}
+
+/// Times in milliseconds from the last sign of life of the node; `at` in Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Failover {
+    pub(crate) node: String,
+    pub(crate) at: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) detected_ms: i64,
+    pub(crate) reassigned_ms: Option<i64>,
+    pub(crate) first_result_ms: Option<i64>,
+    pub(crate) moved: u64,
+    pub(crate) missed: Option<u64>,
+    pub(crate) recorded_twice: Option<u64>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) reason: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Event {
+    pub(crate) at_ms: i64,
+    pub(crate) role: String,
+    pub(crate) kind: String,
+    pub(crate) text: String,
+}
+
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// Asks the node agent, at most some times a second.
+pub(crate) struct NodeStatus {
+    socket: PathBuf,
+    last: Mutex<Option<(Instant, Arc<Status>)>>,
+}
+
+impl NodeStatus {
+    pub(crate) fn new(socket: PathBuf) -> NodeStatus {
+        NodeStatus { socket, last: Mutex::new(None) }
+    }
+
+    /// The status, at most 300 ms old.
+    pub(crate) async fn get(&self) -> Result<Arc<Status>, LinkError> {
+        let mut last = self.last.lock().await;
+        if let Some((at, status)) = last.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return Ok(status.clone());
+        }
+        let asked = elpis_watch::request(&self.socket, Method::GET, "/v1/status", None::<&()>);
+        let status = tokio::time::timeout(PATIENCE, asked)
+            .await
+            .map_err(|_| LinkError::Timeout { what: "its status".into(), seconds: PATIENCE.as_secs() })?;
+        let status: Arc<Status> = Arc::new(status?);
+        *last = Some((Instant::now(), status.clone()));
+        Ok(status)
+    }
+}
