@@ -1,11 +1,13 @@
-//! A whole cluster of real processes: three nodes come up, the master is killed, its shards get owners, it comes back
-//! in one session, nothing is left behind.
+//! A whole cluster of real processes: three nodes come up, checks run, the master is killed, its shards get owners,
+//! results go on, it comes back, all stop and start again; nothing was recorded twice, nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+const CHECKS: u64 = 30;
 
 /// The program next to this test; `cargo build --workspace` makes it.
 fn program() -> PathBuf {
@@ -99,12 +101,28 @@ fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
     status["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap()
 }
 
+fn recorded(ledger: &Value) -> u64 {
+    ledger["recorded"].as_u64().unwrap_or(0)
+}
+
 #[test]
-fn the_master_dies_and_its_shards_get_owners() {
+fn the_master_dies_and_the_checks_go_on() {
     let dev = Dev::up();
     let status = dev.json(&["cluster", "status"]);
     assert!(all_owned(&status), "{status}");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3, "{status}");
+
+    let env = dev.run(&["dev", "env"]);
+    let port = env.lines().find_map(|line| line.strip_prefix("ELPIS_SINK=127.0.0.1:")).unwrap().to_owned();
+    for number in 0..CHECKS {
+        let target = format!("127.1.0.{}", number + 1);
+        let added = dev.json(&["check", "add", &format!("tcp {target}:{port}"), "--interval", "2"]);
+        assert_eq!(added["agent"], target.as_str(), "{added}");
+    }
+    assert_eq!(dev.json(&["agent", "list"]).as_array().unwrap().len() as u64, CHECKS);
+    // Without an end the ledger leaves out the newest 30 s.
+    let ledger = ["ledger", "check", "--to", "0s"];
+    dev.until("every check ran", Duration::from_secs(30), &ledger, |l| recorded(l) >= CHECKS);
 
     let master = dev.json(&["cluster", "status"])["master"].as_str().unwrap().to_owned();
     dev.run(&["dev", "kill", &master]);
@@ -113,10 +131,21 @@ fn the_master_dies_and_its_shards_get_owners() {
             all_owned(status) && status["master"] != master.as_str() && node(status, &master)["shards"] == 0
         });
     println!("{master} (master) killed: every shard owned after {took:?}");
+    let before = recorded(&dev.json(&ledger));
+    dev.until("results go on", Duration::from_secs(20), &ledger, |l| recorded(l) >= before + 2 * CHECKS);
+
     dev.run(&["dev", "start", &master]);
-    dev.until("the node is back with shards", Duration::from_secs(90), &["cluster", "status"], |status| {
-        all_owned(status) && node(status, &master)["shards"].as_u64().is_some_and(|shards| shards > 0)
+    dev.until("the node is back", Duration::from_secs(20), &["cluster", "status"], |status| {
+        all_owned(status) && node(status, &master)["lease_ms_left"].as_i64().is_some_and(|left| left > 0)
     });
+    let report = dev.json(&ledger);
+    assert_eq!(report["recorded_twice"], 0, "{report}");
+
+    dev.run(&["dev", "down"]);
+    assert_eq!(processes_of(dev.dir.path()), Vec::<String>::new());
+    dev.run(&["dev", "up", "--detach"]);
+    let status = dev.json(&["cluster", "status"]);
+    assert!(all_owned(&status), "{status}");
     dev.run(&["dev", "down"]);
     assert_eq!(processes_of(dev.dir.path()), Vec::<String>::new());
 }

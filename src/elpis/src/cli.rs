@@ -194,7 +194,7 @@ pub(crate) struct CheckAdd {
     /// Read many checks, one a line; "-": standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) from: Option<PathBuf>,
-    /// Agent that gets the module; made if missing. Without: named after the target
+    /// Agent that gets the module. Without: the one named after the target, made if missing
     #[arg(long)]
     pub(crate) agent: Option<String>,
     /// Name of the module

@@ -1,11 +1,12 @@
 //! `elpis dev demo`: many checks, a node is killed, the screen shows how its work moves; then the ledger's word.
 //!
-//! Measured from outside: the times run from the moment of the kill to the first answer of a living node that says
-//! so. What the cluster itself measured stands beside it.
+//! Two clocks, kept apart: what is seen from outside runs from the kill to the first answer of a living node that says
+//! so, and decides; the cluster's own record runs from the node's last sign of life. Its first result is the first
+//! stored under the new map by any node, not only one of the moved checks.
 
 mod round;
 
-use super::layout::{Layout, local};
+use super::layout::Layout;
 use super::up::{self, Steps};
 use super::{control, folder};
 use crate::cli::{Demo, Scope, Up};
@@ -54,20 +55,20 @@ async fn show(layout: &Layout, scope: &Scope, options: &Demo, steps: &Steps) -> 
         round.bring_back(layout, &cluster).await?;
         rounds.push(round);
     }
-    // The last slots are stored before the ledger is asked.
+    // The last slots are stored before the ledger is asked. A late one would show as missed, never as good.
     sleep(Duration::from_secs(u64::from(options.interval) + 2)).await;
     let end = Timestamp::now().as_second() - i64::from(options.interval);
     let ledger = monitor::ledger_report(&cluster, Some(begin), Some(end.max(begin + 1))).await?;
     Ok(verdict(scope, &rounds, &ledger))
 }
 
-/// One check on each of many agents, so that they spread over all shards. Those that are there stay.
+/// One check on each of many loopback addresses: each makes an agent, so that they spread over all shards. Those that
+/// are there stay.
 async fn add_checks(layout: &Layout, cluster: &Cluster, options: &Demo) -> Result<()> {
-    let target = format!("tcp {}", local(layout.ports()?.sink));
-    let checks = (1..=options.checks).map(|number| {
+    let sink = layout.ports()?.sink;
+    let checks = (0..options.checks).map(|number| {
         json!({
-            "check": target,
-            "agent": format!("demo-{number:04}"),
+            "check": format!("tcp 127.1.{}.{}:{sink}", number / 250, 1 + number % 250),
             "name": "sink",
             "interval_s": options.interval,
         })
@@ -81,7 +82,9 @@ async fn wait_recorded(cluster: &Cluster, from: i64, count: u64, interval: u32) 
     let limit = Duration::from_secs(30 + 3 * u64::from(interval));
     let begin = Instant::now();
     loop {
-        let ledger = monitor::ledger_report(cluster, Some(from), None).await;
+        // Without an end the ledger leaves out the newest 30 s.
+        let now = Timestamp::now().as_second() + 1;
+        let ledger = monitor::ledger_report(cluster, Some(from), Some(now)).await;
         let recorded = ledger.as_ref().ok().and_then(|ledger| ledger["recorded"].as_u64()).unwrap_or(0);
         if recorded >= count {
             return Ok(recorded);
@@ -100,7 +103,9 @@ async fn wait_recorded(cluster: &Cluster, from: i64, count: u64, interval: u32) 
 fn verdict(scope: &Scope, rounds: &[Round], ledger: &Value) -> ExitCode {
     let longest = rounds.iter().map(|round| round.reassigned).max().unwrap_or_default();
     let twice = ledger["recorded_twice"].as_u64();
-    let good = longest <= LONGEST_ORPHANED && twice == Some(0);
+    // A ledger in which nothing was due proves nothing.
+    let proves = ledger["due"].as_u64().is_some_and(|due| due > 0);
+    let good = proves && longest <= LONGEST_ORPHANED && twice == Some(0);
     if scope.json {
         let rounds: Vec<Value> = rounds.iter().map(Round::json).collect();
         output::json(&json!({ "good": good, "rounds": rounds, "ledger": ledger }));
@@ -113,6 +118,9 @@ fn verdict(scope: &Scope, rounds: &[Round], ledger: &Value) -> ExitCode {
             output::cell(ledger, "recorded_twice"),
             output::cell(ledger, "longest_gap_ms"),
         ));
+        output::line(
+            "(runs in the first 5 s of a new check are recorded, but not demanded: recorded may exceed due)",
+        );
         let bar = LONGEST_ORPHANED.as_secs();
         output::line(&format!(
             "{}: longest time without an owner {:.1} s (bar {bar} s), recorded twice {} (bar 0)",

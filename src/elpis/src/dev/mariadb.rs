@@ -54,6 +54,8 @@ pub(crate) fn prepare(layout: &Layout) -> Result<()> {
     if !folder.join("data/mysql").is_dir() {
         install(&folder)?;
     }
+    fs::create_dir_all(folder.join("tmp"))
+        .with_context(|| format!("cannot make {}/tmp", folder.display()))?;
     let password = layout.database_password()?;
     let accounts = format!(
         "CREATE USER IF NOT EXISTS '{USER}'@'localhost';\n\
@@ -73,6 +75,7 @@ fn settings(folder: &Path) -> String {
     format!(
         "[mariadbd]\n\
          datadir={folder}/data\n\
+         tmpdir={folder}/tmp\n\
          socket={folder}/s\n\
          pid-file={folder}/mysql.pid\n\
          init-file={folder}/accounts.sql\n\
@@ -103,11 +106,14 @@ fn install(folder: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(folder.join("data"));
     fs::create_dir_all(folder.join("data")).with_context(|| format!("cannot make {}", folder.display()))?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    // Not /tmp: servers of other process namespaces would take each other's temporary tables.
+    fs::create_dir_all(folder.join("tmp"))?;
     let user = user_name()?;
     let mut command = Command::new(program("mariadb-install-db")?);
     command
         .arg("--no-defaults")
         .arg(format!("--datadir={}", folder.join("data").display()))
+        .arg(format!("--tmpdir={}", folder.join("tmp").display()))
         .arg("--auth-root-authentication-method=socket")
         .arg(format!("--auth-root-socket-user={user}"))
         .arg("--skip-test-db");

@@ -6,12 +6,13 @@ use super::layout::{Layout, NodePorts, local};
 use super::{mariadb, process};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use nix::sys::socket::sockopt::BindToDevice;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
@@ -85,7 +86,7 @@ pub(crate) async fn run(layout: Layout) -> Result<()> {
             refuses: None,
         }),
     );
-    let sink = tokio::spawn(sink(TcpListener::bind(local(layout.ports()?.sink)).await));
+    let sink = tokio::spawn(sink(listen(layout.ports()?.sink)));
     let mut known = HashSet::new();
     let ended = loop {
         for node in layout.ports().map(|ports| ports.nodes).unwrap_or_default() {
@@ -108,6 +109,18 @@ pub(crate) async fn run(layout: Layout) -> Result<()> {
         Some(Err(e)) => Err(e).context("the keeper of MariaDB failed"),
         _ => Ok(()),
     }
+}
+
+/// On every loopback address, so that there may be thousands of targets; on no other network.
+fn listen(port: u16) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    let address = match nix::sys::socket::setsockopt(&socket, BindToDevice, &"lo".into()) {
+        Ok(()) => (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
+        Err(_) => local(port),
+    };
+    socket.bind(address)?;
+    socket.listen(1024)
 }
 
 /// Takes connections and closes them: a target for checks.
