@@ -298,7 +298,8 @@ impl Node {
                 kept.offset_ms = Some(offset);
             }
             if !view.is_leader {
-                kept.leader.follow(offset);
+                let heard = kept.holder.heard_boot_ms();
+                kept.leader.follow(offset, heard);
             }
         }
         if grant.lease_ms > 0 {

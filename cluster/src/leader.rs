@@ -68,6 +68,8 @@ pub struct Leader {
     ticked: Option<i64>,
     /// Cluster time = boot time + this; kept across terms.
     offset_ms: Option<i64>,
+    /// When the last grant that this node took was asked for; kept across terms.
+    heard_boot_ms: Option<i64>,
 }
 
 impl Leader {
@@ -88,12 +90,15 @@ impl Leader {
             budget: 0,
             ticked: None,
             offset_ms: None,
+            heard_boot_ms: None,
         }
     }
 
-    /// The cluster time this node follows (from grants while it does not lead): a new leader goes on from it.
-    pub fn follow(&mut self, offset_ms: i64) {
+    /// What this node has from the leader's grants while it does not lead: cluster time, on which a new leader goes on,
+    /// and when it asked for the last of them.
+    pub fn follow(&mut self, offset_ms: i64, heard_boot_ms: Option<i64>) {
         self.offset_ms = Some(offset_ms);
+        self.heard_boot_ms = heard_boot_ms;
     }
 
     /// Cluster time in Unix milliseconds.
@@ -122,8 +127,9 @@ impl Leader {
 
     fn in_term(&mut self, now: &Now<'_>) {
         if self.term != now.view.term {
-            let offset_ms = self.offset_ms;
-            *self = Leader { term: now.view.term, offset_ms, ..Leader::new(self.me, self.timings) };
+            let (offset_ms, heard_boot_ms) = (self.offset_ms, self.heard_boot_ms);
+            let fresh = Leader::new(self.me, self.timings);
+            *self = Leader { term: now.view.term, offset_ms, heard_boot_ms, ..fresh };
             self.granter.in_term(self.term);
         }
     }
@@ -246,7 +252,7 @@ impl Leader {
         if !orphans.is_empty() {
             commands.push(Command::Assign { shards: orphans });
         }
-        self.timeline(&mut commands, now, now_ms);
+        self.timeline(&mut commands, now);
         commands.extend(self.end_moves(now));
         commands.extend(know.jobs(state, JOBS));
         if moved == 0 {
@@ -292,25 +298,26 @@ impl Leader {
     }
 
     /// A line of the failover timeline for each death among the commands.
-    fn timeline(&self, commands: &mut Vec<Command>, now: &Now<'_>, now_ms: i64) {
+    fn timeline(&self, commands: &mut Vec<Command>, now: &Now<'_>) {
         let lines: Vec<Command> = commands
             .iter()
             .filter_map(|command| {
                 let Command::LeaseOver { node, at_ms, reason, .. } = command else { return None };
                 let since = self.granter.silent_ms(*node, now.boot_ms);
-                let elected = now.view.elected_at_boot_ms.map_or(0, |at| now.boot_ms - at);
+                // The leader before was last heard as the one that granted.
+                let heard = self.heard_boot_ms.filter(|_| now.view.predecessor == Some(*node));
+                let begin = heard.or(now.view.elected_at_boot_ms).unwrap_or(now.boot_ms);
                 Some(Command::FailoverSeen(Failover {
                     node: *node,
                     name: now.state.nodes.get(node).map(|node| node.name.clone()).unwrap_or_default(),
                     at_ms: *at_ms,
-                    detected_ms: since.unwrap_or(elected),
+                    detected_ms: since.unwrap_or(now.boot_ms - begin),
                     moved: u32::try_from(now.state.owned(*node)).unwrap_or(u32::MAX),
                     reason: reason.clone(),
                     ..Failover::default()
                 }))
             })
             .collect();
-        debug_assert!(now_ms >= 0 || lines.is_empty());
         commands.extend(lines);
     }
 
@@ -375,7 +382,9 @@ impl Leader {
             self.balancing = false;
             return None;
         }
-        self.budget -= i64::try_from(moves.len()).unwrap_or(0) * 1000;
+        if !idle {
+            self.budget -= i64::try_from(moves.len()).unwrap_or(0) * 1000;
+        }
         Some(Command::Release { shards: moves })
     }
 

@@ -117,13 +117,14 @@ pub struct Holder {
     /// Newest leader heard of: (term, node).
     leader: (u64, NodeId),
     held: Held,
+    heard_boot_ms: Option<i64>,
 }
 
 impl Holder {
     /// Without a lease.
     #[must_use]
     pub fn new(timings: LeaseTimings) -> Holder {
-        Holder { timings, leader: (0, 0), held: Held::default() }
+        Holder { timings, leader: (0, 0), held: Held::default(), heard_boot_ms: None }
     }
 
     /// Takes a grant that answers a renewal sent at `sent_boot_ms`. False = not taken: of an older term, or while this
@@ -134,6 +135,7 @@ impl Holder {
         if grant.lease_ms <= 0 || leader < newest || view.is_leader {
             return false;
         }
+        self.heard_boot_ms = self.heard_boot_ms.max(Some(sent_boot_ms));
         let until = sent_boot_ms.saturating_add(grant.lease_ms - drift_ms(grant.lease_ms));
         // Answers may overtake each other: within a term and session the later deadline stands.
         if leader == self.leader && grant.session == self.held.session && until < self.held.until_boot_ms {
@@ -142,6 +144,12 @@ impl Holder {
         self.leader = leader;
         self.held = Held { session: grant.session, until_boot_ms: until };
         true
+    }
+
+    /// When the newest grant that it took was asked for: the last sign of life of its leader.
+    #[must_use]
+    pub fn heard_boot_ms(&self) -> Option<i64> {
+        self.heard_boot_ms
     }
 
     /// The lease now. `session` is the node's session by its own applied state, `None` when it is not live there.

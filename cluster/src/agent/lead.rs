@@ -209,7 +209,7 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
     let view = member.node.raft_view();
     if !view.is_leader {
         if let Some(offset) = member.offset_ms() {
-            leading.with(member.id(), |leader| leader.follow(offset));
+            leading.with(member.id(), |leader| leader.follow(offset, member.heard_boot_ms()));
         }
         locked(&leading.heard).clear();
         locked(&leading.awaited).clear();

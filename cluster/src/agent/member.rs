@@ -77,6 +77,11 @@ impl Member {
         *locked(&self.offset_ms)
     }
 
+    /// When the leader was last heard to grant (`CLOCK_BOOTTIME`).
+    pub(super) fn heard_boot_ms(&self) -> Option<i64> {
+        locked(&self.holder).heard_boot_ms()
+    }
+
     /// Planned moves away from this node, as (shard, epoch).
     pub(super) fn moves_from_here(&self) -> Vec<(u16, u64)> {
         let me = self.id();

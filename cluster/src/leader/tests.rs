@@ -176,3 +176,18 @@ fn one_wrong_clock_moves_cluster_time_by_nothing() {
         let _ = world.renew(3, Renewal::default());
     }
 }
+
+#[test]
+fn the_death_of_the_leader_before_counts_from_its_last_grant() {
+    let mut world = World::new(3);
+    world.run(1_000, &[2, 3, 4]);
+    // Node 3 led before; this node asked for its last grant 900 ms before it was elected itself.
+    world.leader.follow(0, Some(world.now - 900));
+    world.view.term = 2;
+    world.view.predecessor = Some(3);
+    world.view.elected_at_boot_ms = Some(world.now);
+    world.run(900, &[2, 4]);
+    let line = world.state.failovers.last().unwrap();
+    assert_eq!(line.node, 3);
+    assert!((1_550..1_700).contains(&line.detected_ms), "{line:?}");
+}
