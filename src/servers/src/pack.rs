@@ -12,6 +12,8 @@ pub struct Pack {
     values: usize,
     rows: Vec<Row>,
     ordinals: HashMap<(ModuleId, i64), u16>,
+    /// Seconds of modules that may have stored samples already.
+    again: BTreeSet<(ModuleId, i64)>,
     increments: BTreeMap<ModuleId, (f64, i64)>,
     states: BTreeMap<ModuleId, (AgentId, ModuleState)>,
     counts: BTreeMap<AgentId, Counts>,
@@ -40,8 +42,7 @@ impl Pack {
     }
 
     /// Takes in what one sample (or one look at the clock) made of a module; gives back the state to go on with.
-    /// `n` = first ordinal of a row of its second.
-    pub fn add(&mut self, agent: &Agent, module: &Module, outcome: Outcome, n: u16) -> ModuleState {
+    pub fn add(&mut self, agent: &Agent, module: &Module, outcome: Outcome) -> ModuleState {
         let Outcome { state, row, increment_changed, events, changed, state_row_changed, duplicate, .. } =
             outcome;
         if duplicate {
@@ -49,7 +50,7 @@ impl Pack {
         }
         self.values += 1;
         if let Some((utimestamp, value)) = row {
-            let next = self.ordinals.entry((module.id, utimestamp)).or_insert(n);
+            let next = self.ordinals.entry((module.id, utimestamp)).or_insert(0);
             self.rows.push(Row { module: module.id, utimestamp, n: *next, value });
             *next = next.saturating_add(1);
         }
@@ -67,6 +68,25 @@ impl Pack {
         }
         self.events.extend(events);
         state
+    }
+
+    /// Samples of earlier batches may stand in this second of the module.
+    pub fn may_stand(&mut self, module: ModuleId, second: i64) {
+        self.again.insert((module, second));
+    }
+
+    /// Seconds whose stored samples must be asked for right before the batch is sealed, for [`Pack::follow`].
+    pub fn again(&self) -> Vec<(ModuleId, i64)> {
+        self.again.iter().copied().collect()
+    }
+
+    /// Moves rows behind the samples that stand in their seconds; then nothing may be added any more.
+    pub fn follow(&mut self, next: &HashMap<(ModuleId, i64), u16>) {
+        for row in &mut self.rows {
+            if let Some(first) = next.get(&(row.module, row.utimestamp)) {
+                row.n = row.n.saturating_add(*first);
+            }
+        }
     }
 
     /// The agent's contact row is to be written.
@@ -152,7 +172,7 @@ mod tests {
                 pack.executed(module.id, *time, false);
                 pack.touch(agent.id);
             }
-            state = pack.add(&agent, &module, outcome, 0);
+            state = pack.add(&agent, &module, outcome);
         }
         let writer = Writer { name: "n1/network-server".into(), session: 1, incarnation: 2 };
         (pack.seal(writer, ServerKind::Network, Some(9), 5000, |_| Some(Seen::default())), state)

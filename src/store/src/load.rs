@@ -3,7 +3,7 @@
 use crate::columns::{self, Reader, agent_columns, module_columns, state_columns};
 use crate::pool::run;
 use crate::{LoadedAgent, Seen, ServerKind, Store, StoreError};
-use elpis_monitor::{AgentId, Settings};
+use elpis_monitor::{AgentId, ModuleId, Settings};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Row};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -25,6 +25,13 @@ const MODULES: &str = concat!(
      WHERE m.id_module=? AND m.delete_pending=0 AND "
 );
 const KNOWN: &str = "SELECT report_key FROM treport_done WHERE report_key IN (";
+/// Samples that stand under these seconds of modules. Written out as alternatives: each is a range of the key.
+const STANDING: [&str; 2] = [
+    "SELECT id_agent_module, utimestamp, MAX(n) FROM tagent_data WHERE ",
+    "SELECT id_agent_module, utimestamp, MAX(n) FROM tagent_data_string WHERE ",
+];
+/// Seconds of modules asked for at once.
+const SECONDS: usize = 64;
 const SETTINGS: &str = "SELECT token, value FROM tconfig WHERE token IN ('unknown_interval', 'unknown_events', \
     'async_recovery', 'event_auto_validation', 'dataserver_lifo', 'graph_precision', 'text_going_down_normal', \
     'text_going_up_critical', 'text_going_up_warning', 'text_going_down_warning', 'text_going_unknown')";
@@ -33,6 +40,7 @@ const SETTINGS: &str = "SELECT token, value FROM tconfig WHERE token IN ('unknow
 #[cfg(feature = "testdb")]
 pub(crate) fn texts() -> Vec<String> {
     let mut texts = vec![list(KNOWN, "", 32), SETTINGS.to_owned()];
+    texts.extend(STANDING.map(standing));
     for column in ["a.shard", "a.id_agent"] {
         texts.extend([AGENTS, CONTACTS, MODULES].map(|head| list(head, column, KEYS)));
     }
@@ -42,6 +50,11 @@ pub(crate) fn texts() -> Vec<String> {
 fn list(head: &str, column: &str, keys: usize) -> String {
     let open = if column.is_empty() { "" } else { " IN (" };
     format!("{head}{column}{open}{})", crate::bulk::marks(keys))
+}
+
+fn standing(head: &str) -> String {
+    let one = "(id_agent_module=? AND utimestamp=?)";
+    format!("{head}{} GROUP BY 1, 2", vec![one; SECONDS].join(" OR "))
 }
 
 impl Store {
@@ -105,6 +118,32 @@ impl Store {
             known.extend(rows.iter().filter_map(|row| <[u8; 32]>::try_from(row.as_slice()).ok()));
         }
         Ok(known)
+    }
+
+    /// The ordinal that comes next in these seconds (Unix) of modules; one without a sample is not in the answer.
+    pub async fn next_ordinals(
+        &self,
+        seconds: &[(ModuleId, i64)],
+    ) -> Result<HashMap<(ModuleId, i64), u16>, StoreError> {
+        let mut next = HashMap::new();
+        if seconds.is_empty() {
+            return Ok(next);
+        }
+        let mut conn = self.acquire().await?;
+        for chunk in seconds.chunks(SECONDS) {
+            for head in STANDING {
+                let rows: Vec<(u32, i64, u16)> = run!(conn, "reading stored ordinals", |c| {
+                    let mut query = sqlx::query_as(AssertSqlSafe(standing(head)));
+                    for (module, second) in fill(chunk, SECONDS) {
+                        query = query.bind(module.0).bind(*second);
+                    }
+                    Ok(query.fetch_all(&mut *c).await?)
+                })?;
+                let following = rows.into_iter().map(|(id, at, n)| ((ModuleId(id), at), n.saturating_add(1)));
+                next.extend(following);
+            }
+        }
+        Ok(next)
     }
 
     /// Cluster-wide settings of the rules; what `tconfig` does not name, or names badly, is as by default.

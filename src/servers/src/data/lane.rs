@@ -9,7 +9,7 @@ use crate::reader::{Read, Reader};
 use crate::roster::Roster;
 use crate::shards::Shards;
 use crate::unknown::Rounds;
-use elpis_monitor::{Agent, AgentId, Context, Module, ModuleId, Settings};
+use elpis_monitor::{Agent, AgentId, Context, Module, Settings};
 use elpis_store::{ServerKind, Writer};
 use elpis_tentacle::spool::Spool;
 use elpis_watch::Map;
@@ -67,8 +67,6 @@ pub(super) struct Lane {
     pub(super) shards: Shards,
     pub(super) roster: Roster,
     pub(super) names: HashMap<String, AgentId>,
-    /// Newest stored second of a module and the ordinal that comes next in it.
-    pub(super) ordinals: HashMap<ModuleId, (i64, u16)>,
     pub(super) pack: Pack,
     pub(super) finish: Vec<Finish>,
     /// Reports of batches that are not written yet.
@@ -122,7 +120,6 @@ impl Lane {
             shards: Shards::default(),
             roster: Roster::default(),
             names: HashMap::new(),
-            ordinals: HashMap::new(),
             pack: Pack::default(),
             finish: Vec::new(),
             pending: HashSet::new(),
@@ -191,7 +188,7 @@ impl Lane {
                 self.detect_unknown();
             }
             self.gather();
-            self.hand_over();
+            self.hand_over().await;
             self.finish_drains();
             if self.start.stopping.is_cancelled() && self.gathering.is_none() && self.is_idle() {
                 return Turn::End(crate::Ended::Stopped);
@@ -235,12 +232,23 @@ impl Lane {
         }));
     }
 
-    /// Hands the open batch to the writer when that is free.
-    fn hand_over(&mut self) {
+    /// Hands the open batch to the writer when that is free. All earlier ones stand then, so that what is stored in a
+    /// second is known for sure.
+    async fn hand_over(&mut self) {
         if self.sealed != self.done || (self.pack.is_empty() && self.finish.is_empty()) {
             return;
         }
         let Ok(permit) = self.queue.try_reserve() else { return };
+        let again = self.pack.again();
+        if !again.is_empty() {
+            self.base.health.begin("ordinals");
+            match self.base.store.next_ordinals(&again).await {
+                Ok(next) => self.pack.follow(&next),
+                // The next round asks again; the batch waits.
+                Err(error) => return self.base.health.failed("ordinals", &error),
+            }
+            self.base.health.ok("ordinals");
+        }
         let now = self.base.link.cluster_now_ms().div_euclid(1000);
         let pack = std::mem::take(&mut self.pack);
         let stored = !pack.is_empty();
@@ -318,12 +326,8 @@ impl Lane {
         for &shard in &given {
             scanner.remove(shard);
             for agent in self.roster.shard_agents(shard) {
-                let held = self.roster.get(*agent);
-                if let Some(held) = held {
+                if let Some(held) = self.roster.get(*agent) {
                     self.names.remove(&held.agent.name);
-                    for module in &held.modules {
-                        self.ordinals.remove(&module.module.id);
-                    }
                 }
             }
             self.roster.remove_shard(shard);
@@ -361,7 +365,7 @@ impl Lane {
         let now = self.base.link.cluster_now_ms().div_euclid(1000);
         let ctx = Context { now, local_offset_s: self.offset_s, mute: false, settings: &self.settings };
         let (shards, mut pack) = (&self.shards, Pack::default());
-        let write = |agent: &Agent, module: &Module, outcome| pack.add(agent, module, outcome, 0);
+        let write = |agent: &Agent, module: &Module, outcome| pack.add(agent, module, outcome);
         self.rounds.look(&mut self.roster, |shard| shards.is_held(shard), &ctx, write);
         if pack.is_empty() {
             return;

@@ -196,14 +196,12 @@ impl Lane {
                 continue;
             };
             let outcome = process(&agent.agent, &held.module, &held.state, &reading, &ctx);
-            let n = match (&outcome.row, self.ordinals.get(&module)) {
-                (Some((second, _)), Some((last, next))) if second == last => *next,
-                _ => 0,
-            };
-            if let Some((second, _)) = &outcome.row {
-                self.ordinals.insert(module, (*second, n.saturating_add(1)));
+            // Newer than all that came before: nothing can stand in its second.
+            let newest = held.state.timestamp.max(held.state.last_try);
+            if let Some((second, _)) = outcome.row.as_ref().filter(|(second, _)| *second <= newest) {
+                self.pack.may_stand(module, *second);
             }
-            held.state = self.pack.add(&agent.agent, &held.module, outcome, n);
+            held.state = self.pack.add(&agent.agent, &held.module, outcome);
             agent.seen.record(held.module.position, false, &held.state);
         }
         self.pack.touch(id);

@@ -304,7 +304,7 @@ impl Engine {
                 Context { now: now_s, local_offset_s: self.offset_s, mute: false, settings: &self.settings };
             let (shards, lanes) = (&self.shards, &mut self.lanes);
             let write =
-                |agent: &Agent, module: &Module, outcome| lanes.pack(agent.id).add(agent, module, outcome, 0);
+                |agent: &Agent, module: &Module, outcome| lanes.pack(agent.id).add(agent, module, outcome);
             self.rounds.look(&mut self.roster, |shard| shards.is_held(shard), &ctx, write);
         } else {
             self.rounds.blind(now_s);

@@ -99,7 +99,7 @@ impl Engine {
             return None;
         }
         let pack = self.lanes.pack(id);
-        held.state = pack.add(&agent.agent, &held.module, outcome, 0);
+        held.state = pack.add(&agent.agent, &held.module, outcome);
         pack.executed(due.module, due.slot, due.forced);
         pack.touch(id);
         agent.seen.record(held.module.position, true, &held.state);

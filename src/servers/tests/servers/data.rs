@@ -151,6 +151,22 @@ async fn files_become_samples_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn values_of_one_second_all_stay_over_a_restart_and_when_they_come_late() {
+    let mut setting = Setting::new().await;
+    let at = setting.now_ms / 1000;
+    let loads =
+        "SELECT COUNT(*) FROM tagent_data d JOIN tagent_module m USING (id_agent_module) WHERE m.name='load'";
+    for (round, (second, k)) in [(at, 1), (at, 2), (at + 300, 3), (at, 4)].into_iter().enumerate() {
+        setting.accept(&format!("theta.{round}.data"), file("theta", second, k).as_bytes());
+        let (server, stop) = setting.start();
+        setting.drained().await;
+        stop.cancel();
+        server.await.unwrap();
+        assert_eq!(number(&setting.db, loads).await, i64::try_from(round + 1).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_file_is_set_aside_and_the_rest_goes_on() {
     let mut setting = Setting::new().await;
     setting.accept("delta.1.data", file("delta", setting.now_ms / 1000, 1).as_bytes());
