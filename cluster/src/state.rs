@@ -7,6 +7,8 @@
 mod apply;
 mod command;
 mod hold;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use command::{Applied, Command, FORMAT, Failover, Refused, Secret};
 pub use hold::{HOLD_FORGET_MS, HOLD_MAX_MS, HOLD_MIN_MS, Hold};

@@ -1,39 +1,24 @@
 //! Joining by words on loopback: real TLS, real Raft, nodes in one process.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests stand outside #[test]
 
+#[path = "support/nodes.rs"]
+mod nodes;
+
 use elpis_cluster::bootstrap::{JoinError, Progress, add_node, drain, join, remove};
 use elpis_cluster::identity::Identity;
 use elpis_cluster::raft_node::{Config, RaftNode};
 use elpis_cluster::state::{Command, NodeState};
 use elpis_cluster::tls;
-use elpis_cluster::types::Timings;
 use elpis_cluster::words;
+use nodes::{config, free_port};
 use rustls::pki_types::ServerName;
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::net::TcpListener;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const LIMIT: Duration = Duration::from_secs(40);
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn config(folder: &Path, name: &str) -> Config {
-    let listen = free_port();
-    Config {
-        data_dir: folder.join(name),
-        name: name.to_owned(),
-        listen,
-        advertise: listen.to_string(),
-        spool_address: String::new(),
-        console_address: String::new(),
-        timings: Timings::LAN,
-    }
-}
 
 async fn until(what: &str, mut wanted: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();

@@ -1,12 +1,14 @@
 //! Who leads: after a kill, after a hand-over, and when the leader was admitted while a node was away.
 #![allow(clippy::unwrap_used)] // helpers of tests stand outside #[test]
 
+#[path = "support/nodes.rs"]
+mod nodes;
+
 use elpis_cluster::bootstrap::{add_node, join};
 use elpis_cluster::identity::Identity;
 use elpis_cluster::raft_node::{Config, MemberChange, RaftNode};
 use elpis_cluster::state::Command;
-use elpis_cluster::types::Timings;
-use std::net::TcpListener;
+use nodes::config;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -36,19 +38,6 @@ impl Own {
         let config = self.config.clone();
         runtime.shutdown_timeout(Duration::from_secs(1));
         config
-    }
-}
-
-fn config(folder: &Path, name: &str) -> Config {
-    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    Config {
-        data_dir: folder.join(name),
-        name: name.to_owned(),
-        listen,
-        advertise: listen.to_string(),
-        spool_address: String::new(),
-        console_address: String::new(),
-        timings: Timings::LAN,
     }
 }
 

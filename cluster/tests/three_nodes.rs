@@ -2,32 +2,18 @@
 //! the leader.
 #![allow(clippy::unwrap_used)] // helpers of tests stand outside #[test]
 
+#[path = "support/nodes.rs"]
+mod nodes;
+
 use elpis_cluster::identity::{Identity, Peer, Place};
 use elpis_cluster::raft_node::{Config, MemberChange, RaftNode};
 use elpis_cluster::state::{Applied, Command};
-use elpis_cluster::types::Timings;
+use nodes::config;
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn config(folder: &Path, name: &str, listen: SocketAddr) -> Config {
-    Config {
-        data_dir: folder.join(name),
-        name: name.to_owned(),
-        listen,
-        advertise: listen.to_string(),
-        spool_address: String::new(),
-        console_address: String::new(),
-        timings: Timings::LAN,
-    }
-}
 
 /// Waits until `wanted` holds, with a deadline.
 async fn until(what: &str, mut wanted: impl FnMut() -> bool) -> Duration {
@@ -41,7 +27,7 @@ async fn until(what: &str, mut wanted: impl FnMut() -> bool) -> Duration {
 
 /// Admits one more node through `first` and starts it, as a joining node would.
 async fn grow(first: &RaftNode, folder: &Path, name: &str) -> (RaftNode, Config) {
-    let config = config(folder, name, free_port());
+    let config = config(folder, name);
     let mut identity = Identity::open(&config.data_dir).unwrap();
     let uuid = elpis_cluster::identity::new_uuid().unwrap();
     let admit = Command::AdmitNode {
@@ -78,7 +64,7 @@ async fn grow(first: &RaftNode, folder: &Path, name: &str) -> (RaftNode, Config)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_survives_the_leader_and_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let first_config = config(folder.path(), "n1", free_port());
+    let first_config = config(folder.path(), "n1");
     let mut identity = Identity::open(&first_config.data_dir).unwrap();
     let first = RaftNode::init_cluster(first_config.clone(), &mut identity, "test").await.unwrap();
     let (second, _) = grow(&first, folder.path(), "n2").await;
@@ -131,12 +117,12 @@ async fn a_commit_survives_the_leader_and_a_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_another_key_is_not_let_in() {
     let folder = tempfile::tempdir().unwrap();
-    let first_config = config(folder.path(), "n1", free_port());
+    let first_config = config(folder.path(), "n1");
     let mut identity = Identity::open(&first_config.data_dir).unwrap();
     let first = RaftNode::init_cluster(first_config.clone(), &mut identity, "test").await.unwrap();
     let state = first.state().borrow().clone();
     // A stranger who knows everything but holds a key that nobody pinned.
-    let config = config(folder.path(), "stranger", free_port());
+    let config = config(folder.path(), "stranger");
     let mut stranger = Identity::open(&config.data_dir).unwrap();
     let peers = BTreeMap::from([(
         first.id(),

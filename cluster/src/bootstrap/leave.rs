@@ -120,22 +120,7 @@ mod tests {
     use super::*;
 
     fn three() -> (ClusterState, RaftView) {
-        let mut state = ClusterState::default();
-        state.apply(1, &Command::InitCluster { uuid: "c".into(), name: "c".into() }).unwrap();
-        for id in 2..5u64 {
-            let text = |what: &str| format!("{what}{id}");
-            let admit = Command::AdmitNode {
-                uuid: text("u"),
-                name: text("n"),
-                spki: text("k"),
-                address: text("a"),
-                spool_address: String::new(),
-                console_address: String::new(),
-                version: String::new(),
-            };
-            state.apply(id, &admit).unwrap();
-            state.apply(id + 10, &Command::NodeUp { node: id, session: 1 }).unwrap();
-        }
+        let state = crate::state::testing::live(3);
         let view = RaftView { leader: Some(2), voters: vec![2, 3, 4], ..RaftView::default() };
         (state, view)
     }

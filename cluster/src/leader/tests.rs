@@ -12,19 +12,7 @@ struct World {
 
 impl World {
     fn new(nodes: u64) -> World {
-        let mut state = ClusterState::new();
-        for id in 2..2 + nodes {
-            let admit = Command::AdmitNode {
-                uuid: format!("u{id}"),
-                name: format!("n{id}"),
-                spki: format!("k{id}"),
-                address: String::new(),
-                spool_address: String::new(),
-                console_address: String::new(),
-                version: String::new(),
-            };
-            state.apply(id, &admit).unwrap();
-        }
+        let state = crate::state::testing::admitted(nodes);
         let view = RaftView {
             term: 1,
             leader: Some(2),

@@ -1,25 +1,6 @@
 use super::*;
-use crate::state::{Applied, Shard};
+use crate::state::{Shard, testing::live as cluster};
 use proptest::prelude::*;
-
-/// So many live nodes, ids from 2, without shards.
-fn cluster(nodes: u64) -> ClusterState {
-    let mut state = ClusterState::new();
-    for id in 2..2 + nodes {
-        let admit = Command::AdmitNode {
-            uuid: format!("u{id}"),
-            name: format!("n{id}"),
-            spki: format!("k{id}"),
-            address: String::new(),
-            spool_address: String::new(),
-            console_address: String::new(),
-            version: String::new(),
-        };
-        assert_eq!(state.apply(id, &admit), Ok(Applied::Admitted(id)));
-        state.apply(100 + id, &Command::NodeUp { node: id, session: 1 }).unwrap();
-    }
-    state
-}
 
 fn assigned(nodes: u64, know: &Knowledge) -> ClusterState {
     let mut state = cluster(nodes);

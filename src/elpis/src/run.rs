@@ -72,7 +72,7 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
 }
 
 pub(crate) fn data_server(options: DataServerOptions) -> ExitCode {
-    let config = DataConfig { socket: options.socket, spool: options.data.join("spool") };
+    let config = DataConfig { socket: options.place.socket, spool: options.place.data.join("spool") };
     serve(async move |stop| ended(data::run(config, stop).await?))
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn network_server(options: NetworkServerOptions) -> ExitCode {
 }
 
 pub(crate) fn console(options: ConsoleOptions) -> ExitCode {
-    let mut config = ConsoleConfig::new(options.socket, options.data);
+    let mut config = ConsoleConfig::new(options.place.socket, options.place.data);
     config.listen = options.listen;
     if let Some(file) = options.admin_password {
         config.admin_password = file;
@@ -104,9 +104,9 @@ fn ended(how: Ended) -> Result<()> {
 
 pub(crate) fn tentacle_server(options: TentacleServerOptions) -> ExitCode {
     serve(async move |stop| {
-        let link = Link::connect(&options.socket, Role::TentacleServer).await?;
-        let mut config =
-            ServerConfig::new(options.listen, options.data.join("spool"), options.data.join("node.key"));
+        let link = Link::connect(&options.place.socket, Role::TentacleServer).await?;
+        let data = &options.place.data;
+        let mut config = ServerConfig::new(options.listen, data.join("spool"), data.join("node.key"));
         config.spool_listen = Some(options.spool_listen);
         let clock = link.clone();
         let cluster = tentacle::Cluster {

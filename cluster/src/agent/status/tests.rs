@@ -3,23 +3,9 @@ use crate::agent::messages::NodeKnowledge;
 use crate::state::Command;
 
 fn cluster() -> (ClusterState, RaftView, Knowledge) {
-    let mut state = ClusterState::default();
-    state.apply(1, &Command::InitCluster { uuid: "u".into(), name: "c".into() }).unwrap();
-    for id in 2..5u64 {
-        let text = |what: &str| format!("{what}{id}");
-        let admit = Command::AdmitNode {
-            uuid: text("u"),
-            name: text("n"),
-            spki: text("k"),
-            address: text("a"),
-            spool_address: String::new(),
-            console_address: String::new(),
-            version: String::new(),
-        };
-        state.apply(id, &admit).unwrap();
-        state.apply(id + 10, &Command::NodeUp { node: id, session: 1 }).unwrap();
-        state.apply(id + 20, &Command::Assign { shards: vec![(u16::try_from(id).unwrap(), id)] }).unwrap();
-    }
+    let mut state = crate::state::testing::live(3);
+    let shards = (2..5u16).map(|id| (id, u64::from(id))).collect();
+    state.apply(200, &Command::Assign { shards }).unwrap();
     let view = RaftView { term: 7, leader: Some(3), voters: vec![2, 3, 4], ..RaftView::default() };
     let node = |left| NodeKnowledge { lease_ms_left: left, ..NodeKnowledge::default() };
     let nodes = BTreeMap::from([(2, node(900)), (3, node(500)), (4, node(0))]);

@@ -43,14 +43,21 @@ pub(crate) struct NodeDaemon {
     pub(crate) roles: Vec<String>,
 }
 
+/// Where a server finds its node.
 #[derive(Args, Debug)]
-pub(crate) struct TentacleServerOptions {
+pub(crate) struct Place {
     /// node.sock of this node
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: PathBuf,
     /// Folder of this node
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TentacleServerOptions {
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Address for agents
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
@@ -61,12 +68,8 @@ pub(crate) struct TentacleServerOptions {
 
 #[derive(Args, Debug)]
 pub(crate) struct DataServerOptions {
-    /// node.sock of this node
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: PathBuf,
-    /// Folder of this node
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Args, Debug)]
@@ -78,12 +81,8 @@ pub(crate) struct NetworkServerOptions {
 
 #[derive(Args, Debug)]
 pub(crate) struct ConsoleOptions {
-    /// node.sock of this node
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: PathBuf,
-    /// Folder of this node
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Address for browsers and API clients (TLS)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
