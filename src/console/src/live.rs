@@ -1,7 +1,7 @@
 //! Server-sent events: the cluster page, every half second, while it changes.
 
 use crate::app::App;
-use crate::pages::cluster;
+use crate::pages::{cluster, layout};
 use crate::refusal::Refused;
 use crate::sessions::{self, Person};
 use axum::Extension;
@@ -56,7 +56,8 @@ async fn next(mut watcher: Watcher) -> Option<(Result<Event, Infallible>, Watche
         }
         watcher.ticks = watcher.ticks.wrapping_add(1);
         let status = watcher.app.node.get().await;
-        let part = cluster::body(status.as_deref(), watcher.app.link.cluster_now_ms()).into_string();
+        let body = cluster::body(status.as_deref(), watcher.app.link.cluster_now_ms());
+        let part = layout::pill_now(status.as_deref().ok()).into_string() + &body.into_string();
         if part != watcher.last {
             // A carriage return would end a field.
             let event = Event::default().event("part").data(part.replace('\r', " "));

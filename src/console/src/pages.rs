@@ -3,7 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod cluster;
 pub(crate) mod events;
-mod layout;
+pub(crate) mod layout;
 pub(crate) mod module;
 pub(crate) mod overview;
 mod words;

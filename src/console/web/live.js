@@ -16,6 +16,8 @@
     const open = new Set([...live.querySelectorAll("details[open]")].map((d) => d.id));
     const part = new DOMParser().parseFromString(html, "text/html");
     const fresh = part.getElementById("live") || part.body;
+    const pill = part.getElementById("pill-now");
+    if (pill) { document.getElementById("pill").replaceChildren(pill.content.cloneNode(true)); pill.remove(); }
     live.replaceChildren(...fresh.childNodes);
     for (const d of live.querySelectorAll("details")) if (d.id && open.has(d.id)) d.open = true;
     graphs();

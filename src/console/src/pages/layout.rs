@@ -97,7 +97,7 @@ impl View {
             Live::Refresh(seconds) => (Some(*seconds), None),
             Live::Stream(path) => (None, Some(*path)),
         };
-        let part = html! { div #live data-refresh=[refresh] data-stream=[stream] { (self.banner()) (body) } };
+        let part = html! { div #live data-refresh=[refresh] data-stream=[stream] { (pill_now(self.cluster.as_deref())) (self.banner()) (body) } };
         if self.part {
             return page(part);
         }
@@ -132,7 +132,7 @@ impl View {
                         }
                     }
                     div.side {
-                        a href="/cluster" { (self.pill()) }
+                        a #pill href="/cluster" { (pill(self.cluster.as_deref())) }
                         form method="post" action="/theme" {
                             input type="hidden" name="back" value=(self.way);
                             button name="to" value=(other) title={"Show it " (other)} { @if other == "dark" { "Dark" } @else { "Light" } }
@@ -144,19 +144,6 @@ impl View {
                     }
                 }
             }
-        }
-    }
-
-    /// The state of the cluster in three words.
-    fn pill(&self) -> Markup {
-        match &self.cluster {
-            None => super::mark_as("unknown", "node agent silent"),
-            Some(status) if status.master.is_none() => super::mark_as("critical", "no master"),
-            Some(status) if status.shards.owned < status.shards.total => {
-                super::mark_as("critical", "work without owner")
-            }
-            Some(status) if status.can_lose == 0 => super::mark_as("warning", "can lose 0 nodes"),
-            Some(status) => super::mark_as("normal", &can_lose(status.can_lose)),
         }
     }
 
@@ -172,6 +159,24 @@ impl View {
     pub(crate) fn csrf(&self) -> Markup {
         html! { input type="hidden" name="csrf" value=(self.person.token.csrf()); }
     }
+}
+
+/// The state of the cluster in three words.
+fn pill(cluster: Option<&Status>) -> Markup {
+    match cluster {
+        None => super::mark_as("unknown", "node agent silent"),
+        Some(status) if status.master.is_none() => super::mark_as("critical", "no master"),
+        Some(status) if status.shards.owned < status.shards.total => {
+            super::mark_as("critical", "work without owner")
+        }
+        Some(status) if status.can_lose == 0 => super::mark_as("warning", "can lose 0 nodes"),
+        Some(status) => super::mark_as("normal", &can_lose(status.can_lose)),
+    }
+}
+
+/// The same within a live part: the script puts it into the bar, which is not read again.
+pub(crate) fn pill_now(cluster: Option<&Status>) -> Markup {
+    html! { template #pill-now { (pill(cluster)) } }
 }
 
 /// `can lose 1 node`.

@@ -117,15 +117,21 @@ impl Driver {
 
     /// Waits until the page shows this text.
     pub(crate) async fn wait_text(&self, text: &str) {
+        self.wait_in("body", text).await;
+    }
+
+    /// Waits until this part of the page shows this text.
+    pub(crate) async fn wait_in(&self, css: &str, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let script = json!({"script": "return document.body ? document.body.innerText : ''", "args": []});
+            let read = "return document.querySelector(arguments[0])?.innerText ?? ''";
+            let script = json!({"script": read, "args": [css]});
             let seen = self.ask("POST", "/execute/sync", Some(script)).await;
             let seen = seen.as_str().unwrap_or("");
             if seen.contains(text) {
                 return;
             }
-            assert!(Instant::now() < deadline, "the page never said {text:?}; it says\n{seen}");
+            assert!(Instant::now() < deadline, "{css} never said {text:?}; it says\n{seen}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
