@@ -1,6 +1,8 @@
 //! The disk under redb: what was not synced may be lost or torn at a crash.
 
-use crate::sim::world::{Rng, world};
+use crate::sim::node;
+use crate::sim::rt::spawn_at;
+use crate::sim::world::Rng;
 use redb::StorageBackend;
 use std::collections::BTreeSet;
 use std::io;
@@ -94,7 +96,12 @@ impl Backend {
         match &mut disk.fails_in {
             Some(0) => {
                 disk.user = 0;
-                world(|w| w.crash_now.push(self.host));
+                let host = self.host;
+                spawn_at(0, async move {
+                    if node::host(host, |host| host.up) {
+                        node::crash(host, true);
+                    }
+                });
                 return Err(io::Error::other("the machine fails"));
             }
             Some(left) => *left -= 1,

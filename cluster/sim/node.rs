@@ -215,7 +215,8 @@ impl Node {
 
     /// Raft as seen now; ask from its own tasks, ages are of its clock.
     pub(crate) fn view(&self) -> RaftView {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
         let kept = self.kept();
         let boot = self.boot_ms();
         let time_of = |age: Duration| Some(boot - i64::try_from(age.as_millis()).ok()? - 1);
@@ -224,7 +225,8 @@ impl Node {
 
     /// (term, leads, leader, last applied) from outside.
     pub(crate) fn hint(&self) -> (u64, bool, Option<NodeId>, u64) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
         let applied = metrics.last_applied.map_or(0, |id| id.index);
         (metrics.current_term, metrics.state == ServerState::Leader, metrics.current_leader, applied)
     }
@@ -353,10 +355,10 @@ impl Node {
     async fn lead(self: Arc<Self>) {
         loop {
             sleep_ms(50).await;
-            let view = self.view();
-            if !view.is_leader || self.kept().proposing {
+            if !self.hint().1 || self.kept().proposing {
                 continue;
             }
+            let view = self.view();
             let state = self.state();
             let (boot_ms, unix_ms) = (boot_ms(), world(|w| w.unix_ms(self.host)));
             let now = Now { boot_ms, unix_ms, view: &view, state: &state };

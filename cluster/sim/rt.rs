@@ -18,6 +18,8 @@ use std::time::Duration;
 
 thread_local! {
     static PLACE: Cell<u64> = const { Cell::new(0) };
+    /// Virtual time of the poll under way: it stands still in one, and the runtime's own clock is behind a lock.
+    static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The place whose task is polled; 0 = the world itself.
@@ -27,8 +29,15 @@ pub(crate) fn place() -> u64 {
 
 /// Nanoseconds of virtual time since the start.
 pub(crate) fn virtual_ns() -> u64 {
-    openraft_rt_sim::SimInstant::try_now()
-        .map_or(0, |now| u64::try_from(now.elapsed_since_start().as_nanos()).unwrap_or(u64::MAX))
+    NOW.get()
+}
+
+/// A poll begins.
+fn look_at_clock() {
+    NOW.set(
+        openraft_rt_sim::SimInstant::try_now()
+            .map_or(0, |now| u64::try_from(now.elapsed_since_start().as_nanos()).unwrap_or(u64::MAX)),
+    );
 }
 
 /// Milliseconds of virtual time since the start.
@@ -46,6 +55,7 @@ impl std::fmt::Debug for Rt {
 
 impl Rt {
     pub(crate) fn with_seed(seed: u64) -> Rt {
+        NOW.set(0);
         Rt(SimRuntime::with_seed(seed))
     }
 }
@@ -61,6 +71,7 @@ impl<F: Future> Future for Cage<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        look_at_clock();
         match world(|w| w.may_poll(this.place, this.id, cx.waker())) {
             Allowed::Paused => return Poll::Pending,
             Allowed::Dead => {
@@ -126,6 +137,7 @@ pub(crate) fn spawn_local_at(place: u64, future: impl Future<Output = ()> + 'sta
 pub(crate) async fn with_locals<T>(main: impl Future<Output = T>) -> T {
     let mut main = Box::pin(main);
     let done = std::future::poll_fn(|cx| {
+        look_at_clock();
         let mut tasks = LOCAL.with_borrow_mut(|(tasks, waker)| {
             *waker = Some(cx.waker().clone());
             std::mem::take(tasks)

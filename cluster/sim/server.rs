@@ -6,13 +6,14 @@ use crate::sim::node::host;
 use crate::sim::rt::{place, sleep_ms, sleep_us, spawn_at, virtual_ms};
 use crate::sim::world::{HOSTS, world};
 use elpis_cluster::state::ClusterState;
-use elpis_watch::{Gate, Lease, NodeId};
+use elpis_watch::{Gate, Lease, NodeId, SHARDS};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Of so many shards each does work; of all others only the right to do it is looked at.
 const SAMPLE: u16 = 128;
+const SAMPLES: usize = SHARDS / SAMPLE as usize;
 const SLOT_MS: i64 = 200;
 
 /// A frame of the watch stream, and when it arrives (boot clock of the host, microseconds).
@@ -40,6 +41,16 @@ enum Phase {
     },
 }
 
+/// Phases of the shards that work is done for.
+#[derive(Default)]
+struct Phases([Option<Phase>; SAMPLES]);
+
+impl Phases {
+    fn of(&self, shard: u16) -> Option<Phase> {
+        self.0.get(usize::from(shard / SAMPLE)).copied().flatten()
+    }
+}
+
 /// What a server knows; its tasks share it by a thread-local (one server a host).
 struct Kept {
     place: u64,
@@ -47,14 +58,15 @@ struct Kept {
     incarnation: u64,
     gate: Gate,
     map: Option<Arc<ClusterState>>,
-    /// The map that all shards were last compared with (its address), and when.
-    compared: (usize, u64),
+    /// The map that all shards were last compared with, when, and whether it asks for releases.
+    compared: Option<(Arc<ClusterState>, u64, bool)>,
     shards: ShardSet,
     session: u64,
     registered: bool,
     registering: bool,
-    phases: BTreeMap<u16, Phase>,
-    given: BTreeMap<u16, u64>,
+    phases: Phases,
+    /// Epoch in which a shard was given away, by number; 0 = none.
+    given: Vec<u64>,
     raised: BTreeMap<NodeId, u64>,
     results: Vec<db::Result>,
     flushing: Vec<db::Result>,
@@ -90,13 +102,13 @@ impl Server {
             incarnation,
             gate: Gate::with_lease(Lease::default()),
             map: None,
-            compared: (0, 0),
+            compared: None,
             shards: [0; 64],
             session: 0,
             registered: false,
             registering: false,
-            phases: BTreeMap::new(),
-            given: BTreeMap::new(),
+            phases: Phases::default(),
+            given: vec![0; SHARDS],
             raised: BTreeMap::new(),
             results: Vec::new(),
             flushing: Vec::new(),
@@ -171,9 +183,9 @@ impl Kept {
             // Another session: nothing of the old one counts.
             self.session = lease.session;
             self.registered = false;
-            self.compared.0 = 0;
-            self.phases.clear();
-            self.given.clear();
+            self.compared = None;
+            self.phases = Phases::default();
+            self.given.fill(0);
             self.results.clear();
         }
         let valid = self.session_if_valid(at);
@@ -187,73 +199,82 @@ impl Kept {
             return;
         }
         let Some(map) = self.map.clone() else { return };
-        // All shards when the map is new, and now and then: a new node agent wants to hear the releases again.
-        let address = Arc::as_ptr(&map).addr();
-        let all = address != self.compared.0 || virtual_ms() - self.compared.1 >= 200;
-        self.follow(at, &map, all);
+        // All shards when the map is new, and releases now and then: a new node agent wants to hear them again.
+        let all = self.compared.as_ref().is_none_or(|(last, when, releases)| {
+            !Arc::ptr_eq(last, &map) || (*releases && virtual_ms() - when >= 200)
+        });
+        let releases = self.follow(at, &map, all);
         if all {
-            self.compared = (address, virtual_ms());
-            let owned = map.shards.iter().zip(0u16..).filter(|(shard, number)| {
-                shard.owner == self.id && shard.to.is_none() && self.given.get(number) != Some(&shard.epoch)
+            let owned = map.shards.iter().zip(&self.given).zip(0u16..).filter(|((shard, given), _)| {
+                (shard.owner == self.id) & shard.to.is_none() & (**given != shard.epoch)
             });
             self.shards = shard_set(owned.map(|(_, number)| number));
+            self.compared = Some((map, virtual_ms(), releases));
         }
-        let right = Right { node: self.id, until_boot_ms: lease.until_boot_ms, shards: self.shards };
+        let right = Some(Right { node: self.id, until_boot_ms: lease.until_boot_ms, shards: self.shards });
         world(|w| {
-            w.check.rights[at] = Some(right);
-            w.scan();
+            // A right that stays only runs out: two can begin to clash by a new one alone.
+            if w.check.rights[at] != right {
+                w.check.rights[at] = right;
+                w.scan();
+            }
         });
     }
 
-    fn follow(&mut self, at: usize, map: &Arc<ClusterState>, all: bool) {
+    /// Whether the map asks for releases.
+    fn follow(&mut self, at: usize, map: &Arc<ClusterState>, all: bool) -> bool {
+        let mut releases = false;
         let mut acks: Vec<(u16, u64)> = Vec::new();
         let mut load: Vec<(u16, u64)> = Vec::new();
         let step = usize::from(if all { 1 } else { SAMPLE });
-        for (shard, number) in map.shards.iter().zip(0u16..).step_by(step) {
+        for (shard, number) in map.shards.iter().step_by(step).zip((0u16..).step_by(step)) {
             let mine = shard.owner == self.id;
             let releasing = shard.to.filter(|_| mine).map(|_| shard.named);
+            releases |= releasing.is_some();
             if number % SAMPLE != 0 {
                 if let Some(epoch) = releasing {
-                    self.given.insert(number, shard.epoch);
+                    self.given[usize::from(number)] = shard.epoch;
                     acks.push((number, epoch));
                 }
                 continue;
             }
+            let given = &mut self.given[usize::from(number)];
+            let phase = &mut self.phases.0[usize::from(number / SAMPLE)];
             let owned = (mine && releasing.is_none()).then_some(shard.epoch);
-            match (self.phases.get(&number).copied(), owned, releasing) {
+            match (*phase, owned, releasing) {
                 (Some(Phase::Loading(epoch) | Phase::Held { epoch, .. }), Some(now), _) if epoch == now => {}
                 (Some(Phase::Held { epoch, .. }), Some(_), _) => {
-                    self.phases.insert(number, Phase::Draining { epoch, ack: None });
+                    *phase = Some(Phase::Draining { epoch, ack: None });
                 }
                 (Some(Phase::Held { epoch, .. } | Phase::Draining { epoch, .. }), None, Some(ack)) => {
-                    self.phases.insert(number, Phase::Draining { epoch, ack: Some(ack) });
+                    *phase = Some(Phase::Draining { epoch, ack: Some(ack) });
                 }
                 (Some(Phase::Draining { .. }), Some(_), _) => {}
                 (Some(Phase::Loading(epoch)), None, Some(_)) => {
-                    self.phases.remove(&number);
-                    self.given.insert(number, epoch);
+                    *phase = None;
+                    *given = epoch;
                 }
                 (Some(_), _, _) => {
-                    self.phases.remove(&number);
+                    *phase = None;
                     self.results.retain(|result| result.shard != number);
                 }
-                (None, Some(epoch), _) if self.given.get(&number) != Some(&epoch) => {
-                    self.phases.insert(number, Phase::Loading(epoch));
+                (None, Some(epoch), _) if *given != epoch => {
+                    *phase = Some(Phase::Loading(epoch));
                     load.push((number, epoch));
                 }
                 (None, _, Some(ack)) => {
-                    self.given.insert(number, shard.epoch);
+                    *given = shard.epoch;
                     acks.push((number, ack));
                 }
                 (None, _, _) => {}
             }
             // Drained: nothing of it waits or is under way.
-            if let Some(Phase::Draining { epoch, ack }) = self.phases.get(&number).copied()
+            if let Some(Phase::Draining { epoch, ack }) = *phase
                 && !self.results.iter().chain(&self.flushing).any(|result| result.shard == number)
             {
-                self.phases.remove(&number);
+                *phase = None;
                 if let Some(ack) = ack {
-                    self.given.insert(number, epoch);
+                    *given = epoch;
                     acks.push((number, ack));
                 }
             }
@@ -274,6 +295,7 @@ impl Kept {
                 .collect();
             spawn_at(self.place, load_shards(at, self.session, rows, load));
         }
+        releases
     }
 }
 
@@ -300,7 +322,7 @@ async fn load_shards(at: usize, session: u64, rows: Vec<(NodeId, u64, u64)>, sha
     // Only who still may reads: a reader that is over must not look like the owner.
     let wanted = kept(at, |me| {
         let valid = me.session == session && me.session_if_valid(at) == Some(session);
-        let loading = |(shard, epoch): &(u16, u64)| me.phases.get(shard) == Some(&Phase::Loading(*epoch));
+        let loading = |(shard, epoch): &(u16, u64)| me.phases.of(*shard) == Some(Phase::Loading(*epoch));
         if valid { shards.iter().copied().filter(loading).collect() } else { Vec::new() }
     });
     let read = db::read(wanted.unwrap_or_default()).await.unwrap_or_default();
@@ -309,16 +331,13 @@ async fn load_shards(at: usize, session: u64, rows: Vec<(NodeId, u64, u64)>, sha
             return;
         }
         for (shard, epoch) in &shards {
-            if me.phases.get(shard) != Some(&Phase::Loading(*epoch)) {
+            if me.phases.of(*shard) != Some(Phase::Loading(*epoch)) {
                 continue;
             }
-            match read.iter().find(|(number, ..)| number == shard) {
-                Some((_, _, last_slot)) => {
-                    me.phases.insert(*shard, Phase::Held { epoch: *epoch, last_slot: *last_slot });
-                }
-                // Not read: it will be asked for again.
-                None => drop(me.phases.remove(shard)),
-            }
+            // Not read: it will be asked for again.
+            let found = read.iter().find(|(number, ..)| number == shard);
+            me.phases.0[usize::from(*shard / SAMPLE)] =
+                found.map(|(_, _, last_slot)| Phase::Held { epoch: *epoch, last_slot: *last_slot });
         }
     });
 }
@@ -331,11 +350,11 @@ fn act(at: usize) {
             return;
         }
         let mut done = Vec::new();
-        for (shard, phase) in &mut me.phases {
-            let Phase::Held { epoch, last_slot } = phase else { continue };
-            let slot = (cluster_now + i64::from(*shard % 199)).div_euclid(SLOT_MS);
+        for (phase, shard) in me.phases.0.iter().zip((0u16..).step_by(SAMPLE.into())) {
+            let Some(Phase::Held { epoch, last_slot }) = phase else { continue };
+            let slot = (cluster_now + i64::from(shard % 199)).div_euclid(SLOT_MS);
             if slot > *last_slot {
-                done.push(db::Result { shard: *shard, epoch: *epoch, slot });
+                done.push(db::Result { shard, epoch: *epoch, slot });
             }
         }
         for result in done {
@@ -344,7 +363,8 @@ fn act(at: usize) {
                 return;
             }
             world(|w| w.acts(me.id, result.shard, result.epoch));
-            if let Some(Phase::Held { last_slot, .. }) = me.phases.get_mut(&result.shard) {
+            if let Some(Phase::Held { last_slot, .. }) = &mut me.phases.0[usize::from(result.shard / SAMPLE)]
+            {
                 *last_slot = result.slot;
             }
             me.results.push(result);
@@ -387,7 +407,7 @@ async fn store(at: usize, id: NodeId, session: u64, incarnation: u64, batch: Vec
         if fenced && me.session == session {
             // Raise the own row again and read state again, while lease and session are valid.
             me.registered = false;
-            me.phases.clear();
+            me.phases = Phases::default();
             me.results.clear();
         }
     });

@@ -58,10 +58,14 @@ impl Clock {
         if self.frozen {
             return self.base;
         }
-        let passed = i128::from(virtual_ns - self.base_virtual);
-        let passed = passed + passed * i128::from(self.ppm) / 1_000_000;
-        self.base + u64::try_from(passed).unwrap_or(0)
+        let passed = i64::try_from(virtual_ns - self.base_virtual).unwrap_or(i64::MAX);
+        self.base.saturating_add_signed(passed + share(passed, self.ppm))
     }
+}
+
+/// So many millionths of it.
+fn share(of: i64, ppm: i64) -> i64 {
+    of / 1_000_000 * ppm + of % 1_000_000 * ppm / 1_000_000
 }
 
 /// A process.
@@ -101,8 +105,6 @@ pub(crate) struct World {
     pub(crate) hosts: BTreeMap<NodeId, usize>,
     /// Slow disks: added milliseconds at most.
     pub(crate) slow_disk: [u64; HOSTS],
-    /// Hosts whose disk just failed in the middle of a write.
-    pub(crate) crash_now: Vec<usize>,
     /// A voter that grants a vote dies at once, and its candidate is cut off.
     pub(crate) kill_after_vote: bool,
     /// Clients write nothing: a fault needs logs of the same length.
@@ -153,7 +155,6 @@ pub(crate) fn begin(seed: u64, verbose: bool) {
         links: Default::default(),
         hosts: BTreeMap::new(),
         slow_disk: [0; HOSTS],
-        crash_now: Vec::new(),
         kill_after_vote: false,
         still_clients: false,
         seats: Default::default(),
@@ -232,8 +233,8 @@ impl World {
             0 => 0,
             _ if clock.frozen => 10_000_000,
             left => {
-                let left = i128::from(left);
-                u64::try_from(left - left * i128::from(clock.ppm) / 1_000_000).unwrap_or(1).max(1)
+                let left = i64::try_from(left).unwrap_or(i64::MAX / 2);
+                u64::try_from(left - share(left, clock.ppm)).unwrap_or(1).max(1)
             }
         }
     }

@@ -3,7 +3,7 @@
 //! PURE: a plan is computed from the replicated state and what the leader knows of loads and fitness; it is a *diff*,
 //! so a plan made on an older state does no harm (every entry is checked again when it is applied).
 
-use crate::state::{ClusterState, Command, NodeState};
+use crate::state::{ClusterState, Command, NodeState, Shard};
 use elpis_watch::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,13 +44,14 @@ impl Knowledge {
 
     /// Load of each node by the shards it owns or will own.
     fn node_loads(&self, state: &ClusterState, nodes: &[NodeId]) -> BTreeMap<NodeId, f32> {
-        let mut loads: BTreeMap<NodeId, f32> = nodes.iter().map(|id| (*id, 0.0)).collect();
+        let mut loads = vec![0.0; nodes.len()];
         for (shard, number) in state.shards.iter().zip(0u16..) {
-            if let Some(load) = loads.get_mut(&shard.to.unwrap_or(shard.owner)) {
+            if let Some(load) = place(nodes, shard.to.unwrap_or(shard.owner)).and_then(|at| loads.get_mut(at))
+            {
                 *load += self.weight(number);
             }
         }
-        loads
+        nodes.iter().copied().zip(loads).collect()
     }
 
     /// How uneven it is: load of the fullest target by the mean of all targets, and whether one has less than half of
@@ -73,9 +74,11 @@ impl Knowledge {
     /// Owners for the shards that have none that lives.
     #[must_use]
     pub fn orphans(&self, state: &ClusterState) -> Vec<(u16, NodeId)> {
+        let live: Vec<NodeId> =
+            state.nodes.iter().filter(|(_, node)| node.live()).map(|(id, _)| *id).collect();
         let mut orphans: Vec<u16> = (0u16..)
-            .zip(&state.shards)
-            .filter(|(_, shard)| !state.live(shard.owner))
+            .zip(state.shards.iter())
+            .filter(|(_, shard)| place(&live, shard.owner).is_none())
             .map(|(number, _)| number)
             .collect();
         if orphans.is_empty() {
@@ -99,19 +102,22 @@ impl Knowledge {
     /// Moves away from nodes that drain or cannot work, at most `budget`.
     #[must_use]
     pub fn leaving(&self, state: &ClusterState, budget: usize) -> Vec<(u16, NodeId)> {
-        let from = |id: NodeId| {
-            state
-                .nodes
-                .get(&id)
-                .is_some_and(|node| node.live() && (node.draining || self.unfit.contains(&id)))
-        };
-        let shards =
-            state.shards.iter().zip(0u16..).filter(|(shard, _)| shard.to.is_none() && from(shard.owner));
+        let from: Vec<NodeId> = state
+            .nodes
+            .iter()
+            .filter(|(id, node)| node.live() && (node.draining || self.unfit.contains(id)))
+            .map(|(id, _)| *id)
+            .collect();
+        if from.is_empty() {
+            return Vec::new();
+        }
+        let leaves = |shard: &Shard| shard.to.is_none() && place(&from, shard.owner).is_some();
+        let shards = state.shards.iter().zip(0u16..).filter(|(shard, _)| leaves(shard));
         let shards: Vec<u16> = shards.map(|(_, number)| number).take(budget).collect();
         if shards.is_empty() {
             return Vec::new();
         }
-        let targets: Vec<NodeId> = self.targets(state).into_iter().filter(|id| !from(*id)).collect();
+        let targets: Vec<NodeId> = self.targets(state).into_iter().filter(|id| !from.contains(id)).collect();
         let mut loads = self.node_loads(state, &targets);
         shards.into_iter().filter_map(|shard| Some((shard, self.take(shard, &mut loads)?))).collect()
     }
@@ -172,6 +178,14 @@ impl Knowledge {
 
 fn job_count(state: &ClusterState, node: NodeId) -> usize {
     state.jobs.values().filter(|job| job.node == node).count()
+}
+
+/// Where a node is in a short list. Asked for every shard twenty times a second, so it looks at all of the list and
+/// branches at none of it: a search by comparison is a wrong guess of the processor for most shards.
+fn place(nodes: &[NodeId], node: NodeId) -> Option<usize> {
+    let at =
+        nodes.iter().enumerate().fold(usize::MAX, |found, (at, one)| if *one == node { at } else { found });
+    (at != usize::MAX).then_some(at)
 }
 
 /// A hash without randomness (rendezvous).

@@ -7,13 +7,15 @@
 mod apply;
 mod command;
 mod hold;
+mod shards;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use command::{Applied, Command, FORMAT, Failover, Refused, Secret};
 pub use hold::{HOLD_FORGET_MS, HOLD_MAX_MS, HOLD_MIN_MS, Hold};
+pub use shards::{Shard, Shards};
 
-use elpis_watch::{Database, Job, Map, Move, NodeId, Owner, SHARDS};
+use elpis_watch::{Database, Job, Map, Move, NodeId, Owner};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -40,8 +42,7 @@ pub struct ClusterState {
     pub revision: u64,
     pub config_revision: u64,
     pub nodes: BTreeMap<NodeId, Node>,
-    /// Always [`SHARDS`] long.
-    pub shards: Vec<Shard>,
+    pub shards: Shards,
     pub jobs: BTreeMap<String, Job>,
     pub database: Option<Database>,
     pub joins: BTreeMap<String, JoinCode>,
@@ -91,19 +92,6 @@ pub enum NodeState {
     Removed,
 }
 
-/// A shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shard {
-    /// 0 = none.
-    pub owner: NodeId,
-    /// Epoch of the owner.
-    pub epoch: u64,
-    /// Highest epoch ever named, by an owner or a move.
-    pub named: u64,
-    /// New owner of the move under way, with `named` as its epoch.
-    pub to: Option<NodeId>,
-}
-
 /// A join code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinCode {
@@ -132,7 +120,7 @@ impl Default for ClusterState {
             revision: 0,
             config_revision: 0,
             nodes: BTreeMap::new(),
-            shards: vec![Shard::default(); SHARDS],
+            shards: Shards::default(),
             jobs: BTreeMap::new(),
             database: None,
             joins: BTreeMap::new(),

@@ -28,7 +28,7 @@ fn seeds_hold() {
                     }
                     let report = sim::run(seed, false);
                     assert!(report.faults >= 6 || !report.violations.is_empty(), "{report}");
-                    assert!(report.virtual_ms >= 108_000 || !report.violations.is_empty(), "{report}");
+                    assert!(report.virtual_ms >= 120_000 || !report.violations.is_empty(), "{report}");
                     if !report.violations.is_empty() {
                         failed.lock().unwrap().push(report.to_string());
                     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::state::{Shard, testing::live as cluster};
+use crate::state::testing::live as cluster;
 use proptest::prelude::*;
 
 fn assigned(nodes: u64, know: &Knowledge) -> ClusterState {
@@ -21,7 +21,7 @@ fn a_death_moves_exactly_the_orphans_and_leaves_all_even() {
     let know = Knowledge::default();
     for nodes in [2, 3, 5, 16] {
         let mut state = assigned(nodes, &know);
-        let before: Vec<Shard> = state.shards.clone();
+        let before = state.shards.clone();
         state
             .apply(300, &Command::LeaseOver { node: 3, session: 1, at_ms: 0, reason: String::new() })
             .unwrap();
@@ -29,7 +29,7 @@ fn a_death_moves_exactly_the_orphans_and_leaves_all_even() {
         let orphans = before.iter().filter(|shard| shard.owner == 3).count();
         assert_eq!(plan.len(), orphans);
         state.apply(301, &Command::Assign { shards: plan }).unwrap();
-        for (old, new) in before.iter().zip(&state.shards) {
+        for (old, new) in before.iter().zip(state.shards.iter()) {
             assert!(old.owner == 3 || old.owner == new.owner);
         }
         assert!(know.skew(&state).0 <= 1.05);

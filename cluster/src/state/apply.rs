@@ -237,7 +237,7 @@ impl ClusterState {
             node.session += 1;
         }
         node.hold.lost(at_ms);
-        for shard in &mut self.shards {
+        for shard in self.shards.iter_mut() {
             // From the dead: the shard waits for an assignment. To the dead: the old owner gets it back.
             if shard.to.is_some() && shard.owner == id {
                 shard.to = None;

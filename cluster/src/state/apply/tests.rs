@@ -223,7 +223,7 @@ mod random {
                     prop_assert_eq!(&state, &before);
                 }
                 prop_assert_eq!(state.shards.len(), 4096);
-                for (old, new) in before.shards.iter().zip(&state.shards) {
+                for (old, new) in before.shards.iter().zip(state.shards.iter()) {
                     prop_assert!(new.epoch >= old.epoch && new.named >= old.named && new.named >= new.epoch);
                     prop_assert!(new.owner == old.owner || new.epoch > old.epoch);
                     let same_session = |owner| {
