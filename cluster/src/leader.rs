@@ -21,10 +21,12 @@ const UNFIT_MS: i64 = 3_000;
 /// A skew above [`SKEW`] lasts so long before it is evened out.
 const SKEW_MS: i64 = 60_000;
 const SKEW: f32 = 1.10;
-/// Loads are told every 30 s: a new leader balances nothing before it knows them.
-const LOADS_MS: i64 = 35_000;
+/// Nodes tell a new leader all loads with their first renewals: it balances nothing before that.
+const LOADS_MS: i64 = 5_000;
 /// A move that its owner does not acknowledge for so long is given up.
 const MOVE_MS: i64 = 10_000;
+/// An owner that is unfit has so long: then its session is ended, as if it had died.
+const UNFIT_MOVE_MS: i64 = 4_000;
 /// Cluster time follows the median of the voters' clocks by at most a tenth; beyond this it jumps.
 const JUMP_MS: i64 = 10_000;
 
@@ -61,6 +63,8 @@ pub struct Leader {
     acks: BTreeMap<u16, u64>,
     /// When each move under way was first seen: shard -> (epoch, time).
     moves: BTreeMap<u16, (u64, i64)>,
+    /// This node is unfit and does not release its shards: another one has to lead and end its session.
+    must_yield: bool,
     skew_since: Option<i64>,
     balancing: bool,
     /// Balancing moves that may begin, in thousandths.
@@ -85,6 +89,7 @@ impl Leader {
             loads: BTreeMap::new(),
             acks: BTreeMap::new(),
             moves: BTreeMap::new(),
+            must_yield: false,
             skew_since: None,
             balancing: false,
             budget: 0,
@@ -123,6 +128,13 @@ impl Leader {
     #[must_use]
     pub fn stored(&self, node: NodeId) -> (i64, u64) {
         self.nodes.get(&node).map_or((0, 0), |known| known.stored)
+    }
+
+    /// Whether this leader should give its leadership away: its servers neither work nor release their shards, and
+    /// nobody ends the session of a leader.
+    #[must_use]
+    pub fn must_yield(&self) -> bool {
+        self.must_yield
     }
 
     fn in_term(&mut self, now: &Now<'_>) {
@@ -287,11 +299,15 @@ impl Leader {
             if !self.granter.over(id, now.view, now.boot_ms) {
                 continue;
             }
-            self.granter.ending(id, node.session);
+            let unfit = self.unfit(id);
             let reason = match self.granter.silent_ms(id, now.boot_ms) {
+                Some(ms) if ms < self.timings.lease_ms && !unfit.is_empty() => {
+                    format!("it did not release its shards: {unfit}")
+                }
                 Some(ms) => format!("no renewal for {ms} ms"),
                 None => "no renewal since this leader was elected".to_owned(),
             };
+            self.granter.ending(id, node.session);
             over.push(Command::LeaseOver { node: id, session: node.session, at_ms: now_ms, reason });
         }
         over
@@ -321,10 +337,12 @@ impl Leader {
         commands.extend(lines);
     }
 
-    /// Ends the moves that were acknowledged, gives up those that wait for too long.
+    /// Ends the moves that were acknowledged, gives up those that wait for too long. An unfit owner that does not
+    /// release (a server of it is gone for good) gets no more grants: its shards move when its lease is over.
     fn end_moves(&mut self, now: &Now<'_>) -> Vec<Command> {
         let mut seen = BTreeMap::new();
         let (mut done, mut stuck) = (Vec::new(), Vec::new());
+        self.must_yield = false;
         for going in now.state.moves() {
             let since = match self.moves.get(&going.shard) {
                 Some((epoch, since)) if *epoch == going.epoch => *since,
@@ -333,6 +351,12 @@ impl Leader {
             seen.insert(going.shard, (going.epoch, since));
             if self.acks.get(&going.shard) == Some(&going.epoch) {
                 done.push((going.shard, going.epoch));
+            } else if !self.unfit(going.from).is_empty() && now.boot_ms - since > UNFIT_MOVE_MS {
+                match now.state.nodes.get(&going.from) {
+                    _ if going.from == self.me => self.must_yield = true,
+                    Some(node) => self.granter.ending(going.from, node.session),
+                    None => {}
+                }
             } else if now.boot_ms - since > MOVE_MS {
                 stuck.push((going.shard, going.epoch));
             }

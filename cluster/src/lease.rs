@@ -308,8 +308,10 @@ impl Granter {
             Some(granted) => now > granted + self.timings.expired_after_ms(),
             None => now > elected + wait,
         };
+        let refused = peer.up.is_some_and(|(session, _)| self.ending.contains(&(node, session)));
         // A node that asks but cannot be granted one is catching up; for how long is bounded as well.
-        over && (since_seen > missing
+        over && (refused
+            || since_seen > missing
             || now > peer.granted.unwrap_or(elected).max(up) + 4 * self.timings.expired_after_ms())
     }
 

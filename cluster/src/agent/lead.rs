@@ -286,13 +286,15 @@ fn timeline(member: &Member, now: &Now<'_>) -> Option<Failover> {
     None
 }
 
-/// A leader that drains gives its leadership away once it owns nothing.
+/// A leader gives its leadership away when it drains and owns nothing any more, or when its servers neither work nor
+/// release their shards.
 fn transfer(agent: &Agent, member: &Arc<Member>, now: &Now<'_>) {
     let me = member.id();
     let drains = now.state.nodes.get(&me).is_some_and(|node| node.draining);
     let owns = now.state.shards.iter().any(|shard| shard.owner == me || shard.to.is_some());
+    let yields = (drains && !owns) || member.leading.with(me, |leader| leader.must_yield());
     let tried = &member.leading.transferred;
-    if !drains || owns || now.view.transferring || now.boot_ms - tried.load(Ordering::SeqCst) < TRANSFER_MS {
+    if !yields || now.view.transferring || now.boot_ms - tried.load(Ordering::SeqCst) < TRANSFER_MS {
         return;
     }
     let staying =
@@ -302,7 +304,7 @@ fn transfer(agent: &Agent, member: &Arc<Member>, now: &Now<'_>) {
     let member = Arc::clone(member);
     agent.tasks.spawn(async move {
         match member.node.transfer_leader(to).await {
-            Ok(()) => tracing::info!(to, "this node drains: leadership given away"),
+            Ok(()) => tracing::info!(to, "this node drains or cannot work: leadership given away"),
             Err(error) => tracing::info!(to, %error, "leadership not given away yet"),
         }
     });

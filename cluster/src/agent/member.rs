@@ -9,6 +9,7 @@ use crate::types::{boot_ms, unix_ms};
 use bytes::Bytes;
 use elpis_watch::{Lease, NodeId, Role, VERSION};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 
@@ -34,6 +35,8 @@ pub(super) struct Member {
     /// The lease may have changed.
     pub(super) republish: Notify,
     maps: Mutex<BTreeMap<bool, (u64, Bytes)>>,
+    /// Term of the last renewal.
+    renewed_in: AtomicU64,
     pub(super) leading: super::lead::Leading,
 }
 
@@ -50,6 +53,7 @@ impl Member {
             renew_now: Notify::new(),
             republish: Notify::new(),
             maps: Mutex::default(),
+            renewed_in: AtomicU64::new(0),
             leading: super::lead::Leading::new(timings),
             node,
         }
@@ -86,6 +90,11 @@ impl Member {
     pub(super) fn moves_from_here(&self) -> Vec<(u16, u64)> {
         let me = self.id();
         self.state().moves().filter(|one| one.from == me).map(|one| (one.shard, one.epoch)).collect()
+    }
+
+    /// Whether this is the first renewal of a term: its leader has heard nothing of this node yet.
+    pub(super) fn is_new_term(&self, term: u64) -> bool {
+        self.renewed_in.swap(term, Ordering::SeqCst) != term
     }
 
     /// Takes the answer to a renewal that was sent at `sent` (`CLOCK_BOOTTIME`).

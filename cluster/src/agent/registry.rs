@@ -314,6 +314,11 @@ impl Registry {
         self.fresh.iter().take(MAX_LOADS).map(|shard| (*shard, sum(shard))).collect()
     }
 
+    /// Another leader has heard of no load.
+    pub fn all_loads_unheard(&mut self) {
+        self.fresh = self.seats.values().flat_map(|seat| seat.load.keys().copied()).collect();
+    }
+
     /// The leader has heard these.
     pub fn loads_heard(&mut self, loads: &[(u16, f32)]) {
         for (shard, _) in loads {

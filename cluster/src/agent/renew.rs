@@ -4,6 +4,7 @@ use super::member::Member;
 use super::messages::{RENEW, Renew, Renewed};
 use super::{Agent, locked};
 use crate::lease::{Renewal, VERSION};
+use crate::raft_node::RaftView;
 use crate::types::{boot_ms, unix_ms};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +37,9 @@ pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
 }
 
 async fn once(agent: &Agent, member: &Member) {
-    let Some(leader) = member.node.raft_view().leader else { return };
-    let renew = say(agent, member);
+    let view = member.node.raft_view();
+    let Some(leader) = view.leader else { return };
+    let renew = say(agent, member, &view);
     let Ok(body) = serde_json::to_vec(&renew) else { return };
     let sent = boot_ms();
     let Ok(called) = tokio::time::timeout(PATIENCE, member.node.call(leader, RENEW, body)).await else {
@@ -46,7 +48,9 @@ async fn once(agent: &Agent, member: &Member) {
     };
     match called.map(|body| serde_json::from_slice::<Renewed>(&body)) {
         Ok(Ok(answer)) if answer.grant.version == VERSION => {
-            locked(&agent.registry).loads_heard(&renew.renewal.loads);
+            if answer.grant.term == view.term {
+                locked(&agent.registry).loads_heard(&renew.renewal.loads);
+            }
             if !answer.grant.refused.is_empty() {
                 tracing::debug!(leader, why = answer.grant.refused, "no lease");
             }
@@ -65,18 +69,20 @@ async fn once(agent: &Agent, member: &Member) {
 }
 
 /// What this node says of itself.
-fn say(agent: &Agent, member: &Member) -> Renew {
+fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
     let moves = member.moves_from_here();
     let session = member.state().nodes.get(&member.id()).map_or(0, |node| node.session);
-    let applied_index = member.node.raft_view().applied_index;
-    let registry = locked(&agent.registry);
+    let mut registry = locked(&agent.registry);
+    if member.is_new_term(view.term) {
+        registry.all_loads_unheard();
+    }
     let now = boot_ms();
     let (stored_ms, stored_revision) = registry.stored();
     Renew {
         renewal: Renewal {
             version: VERSION,
             session,
-            applied_index,
+            applied_index: view.applied_index,
             unix_ms: unix_ms(),
             unfit: registry.unfit(now),
             released: registry.acknowledged(&moves),

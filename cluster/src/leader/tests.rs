@@ -143,6 +143,44 @@ fn unfit_nodes_give_their_shards_away_while_others_are_fit() {
     assert!(world.state.owned(3) > 1_900, "fit again");
 }
 
+/// Lets time pass while node `id` says that a server is down and acknowledges nothing.
+fn stuck(world: &mut World, id: NodeId, ms: i64, others: &[NodeId]) -> Vec<Command> {
+    let mut done = Vec::new();
+    for _ in 0..ms / 100 {
+        world.renew(id, Renewal { unfit: "data-server is down".into(), ..Renewal::default() });
+        done.extend(world.run(100, others));
+    }
+    done
+}
+
+#[test]
+fn an_unfit_node_that_does_not_release_loses_its_session() {
+    let mut world = World::new(3);
+    world.run(3_000, &[2, 3, 4]);
+    let done = stuck(&mut world, 3, UNFIT_MS + UNFIT_MOVE_MS + LAN.lease_ms + 500, &[2, 4]);
+    assert_eq!(world.state.owned(3), 0, "{done:?}");
+    assert_eq!(world.state.moves().count(), 0);
+    assert!(
+        done.iter().any(|c| format!("{c:?}").contains("did not release its shards: data-server is down"))
+    );
+    let epochs: Vec<u64> = world.state.shards.iter().map(|shard| shard.epoch).collect();
+    stuck(&mut world, 3, 20_000, &[2, 4]);
+    let later: Vec<u64> = world.state.shards.iter().map(|shard| shard.epoch).collect();
+    assert_eq!(epochs, later, "up again it gets none, and nothing else moves");
+    assert!(world.state.nodes[&3].live());
+}
+
+#[test]
+fn an_unfit_leader_that_does_not_release_yields() {
+    let mut world = World::new(3);
+    world.run(3_000, &[2, 3, 4]);
+    stuck(&mut world, 2, UNFIT_MS, &[3, 4]);
+    assert!(!world.leader.must_yield());
+    stuck(&mut world, 2, UNFIT_MOVE_MS + 500, &[3, 4]);
+    assert!(world.leader.must_yield());
+    assert!(world.state.owned(2) > 1_000, "nobody ends its session while it leads");
+}
+
 #[test]
 fn one_wrong_clock_moves_cluster_time_by_nothing() {
     let mut world = World::new(3);

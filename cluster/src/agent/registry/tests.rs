@@ -167,4 +167,6 @@ fn loads_are_summed_and_told_until_heard() {
     assert_eq!(loads, vec![(7, 3.5)]);
     table.loads_heard(&loads);
     assert_eq!(table.loads(), vec![]);
+    table.all_loads_unheard();
+    assert_eq!(table.loads(), vec![(7, 3.5)], "for another leader");
 }

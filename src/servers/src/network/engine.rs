@@ -32,6 +32,8 @@ const ROUND: Duration = Duration::from_millis(250);
 const STALL: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 const LOAD_EVERY: Duration = Duration::from_secs(30);
+/// After shards came the load is told without waiting for the rest of that.
+pub(super) const LOAD_SOON: Duration = Duration::from_secs(1);
 
 /// Shards on their way out: probes end, results are written, then they are given away.
 #[derive(Debug)]

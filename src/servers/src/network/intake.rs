@@ -1,10 +1,11 @@
 //! What the main loop takes in from its readers: shards, changed agents.
 
-use super::engine::Engine;
+use super::engine::{Engine, LOAD_SOON};
 use crate::reader::Read;
 use elpis_monitor::{AgentId, interval_of};
 use elpis_store::LoadedAgent;
 use std::collections::BTreeSet;
+use tokio::time::Instant;
 
 impl Engine {
     pub(super) fn take_read(&mut self, read: Read) {
@@ -26,6 +27,7 @@ impl Engine {
                     self.reader.agents(again);
                 }
                 self.note_revision();
+                self.next_load = self.next_load.min(Instant::now() + LOAD_SOON);
                 tracing::info!(shards = taken.len(), checks = self.planner.len(), "shards loaded");
             }
             Read::Agents { asked, agents } => {
