@@ -37,6 +37,8 @@ pub struct Status {
     pub reason: String,
     pub nodes: Vec<NodeLine>,
     pub shards: Shards,
+    /// Grows with every change of who owns what.
+    pub revision: u64,
     pub database: Option<DatabaseLine>,
     pub jobs: BTreeMap<String, String>,
     /// Planned moves under way.
@@ -187,6 +189,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
         cluster: Some(state.name.clone()),
         uuid: Some(state.uuid.clone()),
         generation: state.generation,
+        revision: state.revision,
         master: known.map(|known| name(known.leader)),
         term: view.term,
         can_lose,

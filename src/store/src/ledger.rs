@@ -43,6 +43,12 @@ pub struct LedgerReport {
     pub by_node: BTreeMap<String, u64>,
 }
 
+/// The executions of a ledger row (`packed`) as (module, slot); `None` when the bytes are torn or of another version.
+#[must_use]
+pub fn unpack_runs(packed: &[u8]) -> Option<Vec<(ModuleId, i64)>> {
+    pack::unpack(packed)
+}
+
 impl Store {
     /// Compares ledger and schedule over `[from, to)`. Slots younger than the longest time limit of a check may still be
     /// on their way: let `to` be 30 s ago.

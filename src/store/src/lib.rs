@@ -39,7 +39,7 @@ pub use changes::Changes;
 pub use endpoint::{Endpoint, Secret};
 pub use error::{CommitError, StoreError};
 pub use fence::Writer;
-pub use ledger::LedgerReport;
+pub use ledger::{LedgerReport, unpack_runs};
 pub use migrate::{Migrated, migrate};
 pub use operate::NewCheck;
 pub use pool::{Gate, Store};

@@ -1,5 +1,6 @@
 //! What a server tells its node agent every half second: that it lives, gets on, and is fit.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::boottime_ms;
 use crate::types::{Heartbeat, Role, VERSION};
 
 /// Most load entries in one heartbeat.
-const MAX_LOAD: usize = 256;
+const MAX_LOAD: usize = 1024;
 /// Longest reason of unfitness sent.
 const MAX_UNFIT: usize = 500;
 
@@ -26,7 +27,7 @@ struct Inner {
     stall_ms: AtomicI64,
     stored: Mutex<(i64, u64)>,
     unfit: Mutex<String>,
-    load: Mutex<Vec<(u16, f32)>>,
+    load: Mutex<BTreeMap<u16, f32>>,
 }
 
 impl Progress {
@@ -58,11 +59,14 @@ impl Progress {
         *self.inner.stored.lock().unwrap_or_else(PoisonError::into_inner) = (cluster_ms, revision);
     }
 
-    /// Load of owned shards in checks a second; the largest 256 go out with the next heartbeat.
-    pub fn load(&self, mut load: Vec<(u16, f32)>) {
-        load.sort_by(|a, b| b.1.total_cmp(&a.1));
-        load.truncate(MAX_LOAD);
-        *self.inner.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+    /// Load of owned shards in checks a second; goes out with the next heartbeats, 1,024 shards each.
+    pub fn load(&self, load: Vec<(u16, f32)>) {
+        self.inner.load.lock().unwrap_or_else(PoisonError::into_inner).extend(load);
+    }
+
+    fn next_loads(&self) -> Vec<(u16, f32)> {
+        let mut waiting = self.inner.load.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| waiting.pop_first()).take(MAX_LOAD).collect()
     }
 
     /// The next heartbeat, or `None` while the main loop stands still.
@@ -80,7 +84,7 @@ impl Progress {
             unfit: self.inner.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             stored_ms,
             stored_revision,
-            load: std::mem::take(&mut *self.inner.load.lock().unwrap_or_else(PoisonError::into_inner)),
+            load: self.next_loads(),
         })
     }
 }
@@ -102,11 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn load_goes_out_once_largest_first() {
+    fn all_load_goes_out_once_by_and_by() {
         let progress = Progress::default();
-        progress.load((0..300).map(|i| (i, f32::from(i))).collect());
-        let beat = progress.beat(Role::NetworkServer, 1).unwrap();
-        assert_eq!((beat.load.len(), beat.load[0]), (256, (299, 299.0)));
-        assert!(progress.beat(Role::NetworkServer, 1).unwrap().load.is_empty());
+        progress.load((0..1_500).map(|i| (i, 1.0)).collect());
+        progress.load(vec![(1_400, 7.0)]);
+        let beats: Vec<_> = (0..3).map(|_| progress.beat(Role::NetworkServer, 1).unwrap().load).collect();
+        assert_eq!(beats.iter().map(Vec::len).collect::<Vec<_>>(), [1024, 476, 0]);
+        assert!(beats[1].contains(&(1_400, 7.0)), "the newest counts");
     }
 }
