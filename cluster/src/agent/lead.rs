@@ -142,14 +142,16 @@ fn short(text: &str) -> String {
     text.chars().take(32).collect()
 }
 
-/// What this node knows as the leader; `None` when it does not lead.
+/// What this node knows as the leader; `None` when it does not lead, or leads nobody: cut off from the majority it
+/// would not notice its successor.
 pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
     let view = member.node.raft_view();
-    if !view.is_leader {
-        return None;
-    }
     let state = member.state();
     let now = Now { boot_ms: boot_ms(), unix_ms: unix_ms(), view: &view, state: &state };
+    let leads = |leader: &mut Leader| leader.granter().may_grant(&view, now.boot_ms).is_ok();
+    if !view.is_leader || !member.leading.with(member.id(), leads) {
+        return None;
+    }
     let heard = locked(&member.leading.heard).clone();
     let mut warnings = Vec::new();
     let (cluster_now_ms, nodes) = member.leading.with(member.id(), |leader| {

@@ -1,0 +1,108 @@
+//! Faults that loopback cannot play: three nodes of real processes, each in a network namespace of its own, whose links
+//! are cut both ways, one way and again and again, whose processes are killed, stopped and kept dead. The run ledger
+//! says in the end whether anything ran twice or stood still for long.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
+
+mod world;
+
+use std::time::Duration;
+use world::World;
+
+const CHECKS: u32 = 60;
+/// A node cut off or dead: owned again within the bar times a busy machine.
+const MOVED: Duration = Duration::from_secs(12);
+
+#[test]
+fn links_and_processes_fail_and_nothing_runs_twice() {
+    if let Some(why) = World::impossible() {
+        println!("SKIPPED links_and_processes_fail_and_nothing_runs_twice: {why}");
+        return;
+    }
+    let mut world = World::new();
+    world.form();
+    world.add_checks(CHECKS, 2);
+    let from = world.unix_s();
+
+    // The master is cut off: it stops by itself, the others go on.
+    let master = world.master();
+    world.cut(master);
+    let took = world.until_lost(master, MOVED);
+    println!("master cut off: owned again after {took:?}");
+    world.until("the one cut off holds no lease", Duration::from_secs(5), |world| {
+        world.status(master).is_some_and(|status| status["master"].is_null())
+    });
+    world.heal(master);
+    world.until_back(master);
+
+    // A follower is heard by nobody, though it hears.
+    let mute = world.busiest_but(Some(world.master()));
+    world.mute(mute);
+    let took = world.until_lost(mute, MOVED);
+    println!("mute: owned again after {took:?}");
+    world.unmute(mute);
+    world.until_back(mute);
+
+    // A link that comes and goes, faster than a lease and slower: at most one reassignment a hold-down.
+    let flapping = world.busiest_but(Some(world.master()));
+    let before = world.failovers();
+    for round in 0..8u64 {
+        world.cut(flapping);
+        std::thread::sleep(Duration::from_millis(200 + round * 300));
+        world.heal(flapping);
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    world.until_back(flapping);
+    let failovers = world.failovers() - before;
+    println!("a flapping link: {failovers} failovers");
+    assert!(failovers <= 4, "{failovers} failovers by 8 cuts of which 4 were longer than a lease");
+
+    // Servers die and hang; each is started again as a supervisor would.
+    for (role, signal) in [
+        ("network-server", "KILL"),
+        ("data-server", "KILL"),
+        ("tentacle-server", "KILL"),
+        ("network-server", "STOP"),
+        ("data-server", "STOP"),
+    ] {
+        let node = world.busiest_but(None);
+        world.signal(node, role, signal);
+        world.until("the process is gone", Duration::from_secs(8), |world| !world.runs(node, role));
+        world.start_again(node, role);
+        println!("{role} {signal}: back");
+    }
+
+    // Stopped at any moment of its transactions: between fence and COMMIT too.
+    let node = world.busiest_but(None);
+    for pause in [40u64, 170, 310, 90] {
+        std::thread::sleep(Duration::from_millis(pause));
+        world.signal(node, "network-server", "STOP");
+        std::thread::sleep(Duration::from_millis(1_200));
+        world.signal(node, "network-server", "CONT");
+    }
+    world.until_back(node);
+
+    // A node agent dies under its servers: they stop by themselves, and the others take over.
+    let node = world.busiest_but(Some(world.master()));
+    world.signal(node, "node", "KILL");
+    let took = world.until_lost(node, MOVED);
+    println!("node agent killed: owned again after {took:?}");
+    world.start(node, "node");
+    world.until_back(node);
+
+    // A server that stays dead under a living node agent, on the master: its shards go to others in the end.
+    let node = world.master();
+    world.signal(node, "data-server", "KILL");
+    let took = world.until("its shards have gone", Duration::from_secs(60), |world| {
+        world.any_status().is_some_and(|status| world.shards(&status, node) == 0 && world::all_owned(&status))
+    });
+    println!("a data server that stays dead: its node owns nothing after {took:?}");
+    world.start_again(node, "data-server");
+
+    // Slots of the last seconds may be on their way.
+    std::thread::sleep(Duration::from_secs(4));
+    let ledger = world.ledger(from, world.unix_s() - 3);
+    println!("{ledger}");
+    assert_eq!(ledger["recorded_twice"], 0, "{ledger}");
+    assert!(ledger["recorded"].as_u64() > Some(u64::from(CHECKS) * 20), "{ledger}");
+    assert!(ledger["longest_gap_ms"].as_i64() <= Some(40_000), "{ledger}");
+}
