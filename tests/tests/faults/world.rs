@@ -55,8 +55,12 @@ impl World {
     pub(crate) fn impossible() -> Option<String> {
         let probe = format!("elpis-{}-probe", std::process::id());
         let made = ip(&format!("netns add {probe}"));
+        let filtered = ip(&format!("netns exec {probe} nft list ruleset"));
         let _ = ip(&format!("netns del {probe}"));
-        made.err().map(|error| format!("network namespaces cannot be made: {}", error.trim()))
+        if let Err(error) = made {
+            return Some(format!("network namespaces cannot be made: {}", error.trim()));
+        }
+        filtered.err().map(|error| format!("nftables cannot be used: {}", error.trim()))
     }
 
     pub(crate) fn new() -> World {
