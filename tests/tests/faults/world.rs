@@ -299,9 +299,12 @@ impl World {
         nodes.iter().find(|line| line["name"] == name(node).as_str()).unwrap()["shards"].as_u64().unwrap()
     }
 
-    /// How many failovers the cluster counts.
-    pub(crate) fn failovers(&self) -> usize {
-        self.any_status().unwrap()["failovers"].as_array().unwrap().len()
+    /// How many failovers moved shards of a node.
+    pub(crate) fn reassignments(&self, node: u8) -> usize {
+        let status = self.any_status().unwrap();
+        let failovers = status["failovers"].as_array().unwrap();
+        let of_it = |line: &&Value| line["node"] == name(node).as_str() && line["moved"].as_u64() > Some(0);
+        failovers.iter().filter(of_it).count()
     }
 
     /// Waits; returns how long it took.
