@@ -77,7 +77,9 @@ pub(crate) fn data_server(options: DataServerOptions) -> ExitCode {
 }
 
 pub(crate) fn network_server(options: NetworkServerOptions) -> ExitCode {
-    serve(async move |stop| ended(network::run(NetworkConfig::new(options.socket), stop).await?))
+    let mut config = NetworkConfig::new(options.socket);
+    config.ledger = !options.no_run_list;
+    serve(async move |stop| ended(network::run(config, stop).await?))
 }
 
 pub(crate) fn console(options: ConsoleOptions) -> ExitCode {

@@ -1,7 +1,6 @@
 //! From a value to a raw state (semantics A.4).
 
 use crate::{Kind, Module, Reading, Status, Threshold};
-use regex::Regex;
 
 /// Words of a `<status>` tag that count, in any case.
 pub fn status_from_word(word: &str) -> Option<Status> {
@@ -44,14 +43,7 @@ pub(crate) fn judge(
 }
 
 fn matches_text(threshold: &Threshold, text: &str) -> bool {
-    if threshold.text.is_empty() {
-        return false;
-    }
-    // The engine is linear in the text; the size limit bounds what a pattern may cost to build.
-    match regex::RegexBuilder::new(&threshold.text).size_limit(1 << 20).build() {
-        Ok(pattern) => Regex::is_match(&pattern, text) != threshold.inverse,
-        Err(_) => false,
-    }
+    threshold.text.is_in(text).is_some_and(|found| found != threshold.inverse)
 }
 
 fn in_range(threshold: &Threshold, default: Option<(f64, f64)>, value: f64, previous: f64) -> bool {

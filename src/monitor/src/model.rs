@@ -1,6 +1,6 @@
 //! The nouns: agents, modules, their settings, the state of a module, samples, events.
 
-use crate::{ModuleType, Shard};
+use crate::{ModuleType, Pattern, Shard};
 use serde::{Deserialize, Serialize};
 
 macro_rules! id {
@@ -130,7 +130,7 @@ pub struct Threshold {
     /// Upper limit (exclusive); below `min` = open upwards; equal = off.
     pub max: f64,
     /// Regular expression for text types; empty = off.
-    pub text: String,
+    pub text: Pattern,
     /// Outside instead of inside.
     pub inverse: bool,
     /// Limits are percentages of the previous value.

@@ -59,7 +59,7 @@ fn module(v: &Json) -> Module {
     let threshold = |word: &str| Threshold {
         min: num(v, &format!("min_{word}")),
         max: num(v, &format!("max_{word}")),
-        text: text(v, &format!("str_{word}")).to_owned(),
+        text: text(v, &format!("str_{word}")).to_owned().into(),
         inverse: flag(v, &format!("{word}_inverse")),
         percentage: flag(v, &format!("percentage_{word}")),
     };

@@ -9,6 +9,7 @@ mod intake;
 mod job;
 mod lane;
 mod scan;
+mod suspects;
 mod work;
 
 use crate::base::{Base, Turn};
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use suspects::Suspects;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -59,13 +61,15 @@ async fn serve(config: DataConfig, stop: CancellationToken) -> Result<Ended, Ser
     };
     // Numbers of flushes go on over sessions: they are unique within the incarnation.
     let flushes = Arc::new(AtomicU64::new(0));
+    // Outlives sessions: a refused batch ends one.
+    let suspects = Arc::new(Suspects::default());
     loop {
         let writer = match base.enter(&stop).await {
             Ok(writer) => writer,
             Err(ended) => return Ok(ended),
         };
         let session = CancellationToken::new();
-        let turn = session_of(&base, &spool, writer, &session, &flushes, &stop).await;
+        let turn = session_of(&base, &spool, writer, &session, &flushes, &suspects, &stop).await;
         session.cancel();
         base.health.forget_all();
         match turn {
@@ -81,6 +85,7 @@ async fn session_of(
     writer: Writer,
     session: &CancellationToken,
     flushes: &Arc<AtomicU64>,
+    suspects: &Arc<Suspects>,
     stop: &CancellationToken,
 ) -> Turn {
     let Some((seq, settings)) = stop.run_until_cancelled(base.first_reads()).await else {
@@ -100,6 +105,7 @@ async fn session_of(
             stopping: stopping.clone(),
             settings: settings.clone(),
             flushes: flushes.clone(),
+            suspects: suspects.clone(),
             beat,
             number,
             lanes: LANES,

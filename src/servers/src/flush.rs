@@ -12,7 +12,7 @@ const AGAIN_MIN: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wrote {
     /// It stands, once.
     Done,
@@ -20,6 +20,8 @@ pub(crate) enum Wrote {
     Fenced,
     /// What it was computed from is stale: nothing was written, state has to be read again.
     Stale,
+    /// The database refuses the content, for good; nothing was written. With the reason.
+    Refused(String),
 }
 
 /// Commits a batch, the same one again until its outcome is known. Ends only with an answer; cancel it with the session.
@@ -48,6 +50,12 @@ pub(crate) async fn commit(base: &Base, part: &'static str, batch: &Batch) -> Wr
             Err(CommitError::NotDone(StoreError::PartlyKnown)) => {
                 base.health.ok(part);
                 return Wrote::Stale;
+            }
+            Err(CommitError::NotDone(error)) if error.is_for_good() => {
+                base.health.ok(part);
+                tracing::error!(writer = %batch.writer.name, reports = batch.reports.len(), %error,
+                    "the database refuses a batch for what is in it");
+                return Wrote::Refused(error.to_string());
             }
             Err(CommitError::Unknown(error) | CommitError::NotDone(error)) => {
                 base.health.failed(part, &error);

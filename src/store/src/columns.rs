@@ -160,7 +160,7 @@ fn threshold(r: &mut Reader<'_>) -> Result<Threshold, sqlx::Error> {
     Ok(Threshold {
         min: r.take()?,
         max: r.take()?,
-        text: r.take()?,
+        text: r.take::<String>()?.into(),
         inverse: r.flag()?,
         percentage: r.flag()?,
     })
@@ -245,7 +245,7 @@ pub(crate) fn bind_module(q: &mut Binder, m: &Module) {
     for threshold in [&m.warning, &m.critical] {
         q.add(finite(threshold.min));
         q.add(finite(threshold.max));
-        q.add(text(&threshold.text));
+        q.add(text(threshold.text.as_str()));
         q.add(u8::from(threshold.inverse));
         q.add(u8::from(threshold.percentage));
     }

@@ -73,6 +73,19 @@ impl StoreError {
         }
     }
 
+    /// The server refuses what was to be stored: the same content will be refused again.
+    pub fn is_for_good(&self) -> bool {
+        match self {
+            StoreError::Invalid(_) | StoreError::Sql(sqlx::Error::Encode(_)) => true,
+            StoreError::Sql(sqlx::Error::Database(error)) => {
+                // Data exceptions and broken constraints; MySQL files some under general errors.
+                let class = error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"));
+                class || matches!(self.number(), Some(TOO_LARGE | BAD_TEXT | CUT_OFF))
+            }
+            _ => false,
+        }
+    }
+
     /// A tie between transactions that the server broke, or a lock not given in time: repeating may succeed at once.
     pub(crate) fn is_tie(&self) -> bool {
         matches!(self.number(), Some(DEADLOCK | LOCK_WAIT))
@@ -96,6 +109,9 @@ pub(crate) const KILLED: u16 = 1927;
 pub(crate) const DUPLICATE: u16 = 1062;
 pub(crate) const NO_DATABASE: u16 = 1049;
 pub(crate) const NO_VARIABLE: u16 = 1193;
+const TOO_LARGE: u16 = 1153;
+const BAD_TEXT: u16 = 1366;
+const CUT_OFF: u16 = 1265;
 
 pub(crate) fn number(error: &sqlx::Error) -> Option<u16> {
     match error {

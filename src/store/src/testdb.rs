@@ -18,6 +18,7 @@ struct Server {
 }
 
 static SERVER: OnceLock<Result<Server, String>> = OnceLock::new();
+static DURABLE: OnceLock<Result<Server, String>> = OnceLock::new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// No flushing to disk: tests do not cut the power.
@@ -42,6 +43,23 @@ const SETTINGS: &[&str] = &[
     "--sql-mode=STRICT_TRANS_TABLES,ONLY_FULL_GROUP_BY,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION",
 ];
 
+/// As a small production server: what is committed stands after a power cut, in the tables and in the binary log.
+const LASTING: &[&str] = &[
+    "--innodb-buffer-pool-size=1G",
+    "--innodb-log-file-size=512M",
+    "--innodb-flush-log-at-trx-commit=1",
+    "--log-bin=binlog",
+    "--server-id=1",
+    "--sync-binlog=1",
+    "--binlog-format=ROW",
+    "--binlog-annotate-row-events=OFF",
+    "--max-allowed-packet=64M",
+    "--query-cache-size=0",
+    "--performance-schema=OFF",
+    "--skip-networking",
+    "--skip-name-resolve",
+];
+
 const BABYSITTER: &str = r#"dir=$1; shift
 setpriv --pdeathsig KILL -- mariadbd "$@" >"$dir/log" 2>&1 &
 pid=$!
@@ -63,11 +81,24 @@ impl TestDb {
         Ok(db)
     }
 
-    /// The same without the database.
+    /// A migrated database on a server with durable settings and a pool of 1 GiB, for measuring.
+    pub async fn durable() -> Result<TestDb, String> {
+        let db = TestDb::on(&DURABLE, LASTING).await?;
+        migrate(&db.endpoint()).await.map_err(|e| e.to_string())?;
+        Ok(db)
+    }
+
+    /// As [`TestDb::fresh`], without the database.
     pub async fn empty() -> Result<TestDb, String> {
-        let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start).as_ref().map_err(Clone::clone))
-            .await
-            .map_err(|e| e.to_string())??;
+        TestDb::on(&SERVER, SETTINGS).await
+    }
+
+    async fn on(
+        server: &'static OnceLock<Result<Server, String>>,
+        settings: &'static [&'static str],
+    ) -> Result<TestDb, String> {
+        let begin = move || server.get_or_init(|| start(settings)).as_ref().map_err(Clone::clone);
+        let server = tokio::task::spawn_blocking(begin).await.map_err(|e| e.to_string())??;
         let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
         Ok(TestDb { name, socket: server.socket.clone() })
     }
@@ -134,7 +165,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn start() -> Result<Server, String> {
+fn start(settings: &[&str]) -> Result<Server, String> {
     let what = |what: &'static str| {
         move |e: std::io::Error| format!("{what}: {e} (is mariadb-server-core installed?)")
     };
@@ -162,7 +193,7 @@ fn start() -> Result<Server, String> {
         .arg(format!("--socket={}", socket.display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
         .args(user)
-        .args(SETTINGS)
+        .args(settings)
         .stdin(Stdio::piped())
         .spawn()
         .map_err(what("sh"))?;

@@ -36,8 +36,20 @@ fn full(name: &str) -> Module {
         min: -5,
         max: 7,
         post_process: 0.001,
-        warning: Threshold { min: 1.5, max: 2.5, text: "w".into(), inverse: true, percentage: false },
-        critical: Threshold { min: 3.5, max: 4.5, text: "c".into(), inverse: false, percentage: true },
+        warning: Threshold {
+            min: 1.5,
+            max: 2.5,
+            text: String::from("w").into(),
+            inverse: true,
+            percentage: false,
+        },
+        critical: Threshold {
+            min: 3.5,
+            max: 4.5,
+            text: String::from("c").into(),
+            inverse: false,
+            percentage: true,
+        },
         warning_time: 3,
         flip_flop: FlipFlop {
             limit: 1,

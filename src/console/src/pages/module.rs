@@ -211,8 +211,8 @@ fn range(t: &Threshold) -> Option<(f64, f64)> {
 /// A threshold in words.
 fn limits(t: &Threshold) -> String {
     let unit = if t.percentage { " %" } else { "" };
-    let of = match (t.text.is_empty(), t.min == t.max) {
-        (false, _) => format!("text matches {}", super::short(&t.text, 60)),
+    let of = match (t.text.as_str().is_empty(), t.min == t.max) {
+        (false, _) => format!("text matches {}", super::short(t.text.as_str(), 60)),
         (true, true) => return "off".to_owned(),
         (true, false) if t.max < t.min => format!("from {}{unit}", number(t.min)),
         (true, false) => format!("{} to {}{unit}", number(t.min), number(t.max)),

@@ -77,6 +77,9 @@ pub(crate) struct NetworkServerOptions {
     /// node.sock of this node
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: PathBuf,
+    /// For measuring what the run ledger costs: leave the list of executions out of it
+    #[arg(long, hide = true)]
+    pub(crate) no_run_list: bool,
 }
 
 #[derive(Args, Debug)]

@@ -4,7 +4,7 @@ use super::facts::{Facts, module_of, readings};
 use super::lane::Lane;
 use elpis_agentxml::AgentReport;
 use elpis_monitor::{AgentId, AgentMode, GroupId, Module, ModuleId, ModuleType, Reading};
-use elpis_store::{AgentSeen, CommitError, StoreError};
+use elpis_store::{AgentSeen, CommitError};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -160,7 +160,8 @@ impl Lane {
     /// Nothing was written, or it is not known: worth another try in this session.
     fn wait_out(&self, error: &CommitError) -> bool {
         match error {
-            CommitError::Fenced | CommitError::NotDone(StoreError::Invalid(_)) => false,
+            CommitError::Fenced => false,
+            CommitError::NotDone(why) if why.is_for_good() => false,
             CommitError::NoLease => true,
             CommitError::Unknown(why) | CommitError::NotDone(why) => {
                 self.base.health.failed("create", why);

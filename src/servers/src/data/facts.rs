@@ -128,7 +128,7 @@ pub fn module_of(report: &ReportModule, agent_interval_s: u32) -> Option<Module>
     for (threshold, word) in [(&mut module.warning, "warning"), (&mut module.critical, "critical")] {
         threshold.min = real(&format!("min_{word}"));
         threshold.max = real(&format!("max_{word}"));
-        threshold.text = text(&format!("str_{word}"));
+        threshold.text = text(&format!("str_{word}")).into();
         threshold.inverse = flag(&format!("{word}_inverse"));
     }
     let ff = &mut module.flip_flop;

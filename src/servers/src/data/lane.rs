@@ -1,6 +1,7 @@
 //! One sequence of the data server: its shards, their state, the batch that is open and the one that is written.
 
 use super::scan::{Parsed, Scanner};
+use super::suspects::Suspects;
 use super::work::{Finish, Stop};
 use crate::base::{Base, Turn, local_offset_s};
 use crate::flush::{self, Job, Wrote};
@@ -38,6 +39,7 @@ pub(super) struct Start {
     pub(super) stopping: CancellationToken,
     pub(super) settings: Settings,
     pub(super) flushes: Arc<AtomicU64>,
+    pub(super) suspects: Arc<Suspects>,
     pub(super) beat: Arc<AtomicU64>,
     pub(super) number: u16,
     pub(super) lanes: u16,
@@ -69,6 +71,9 @@ pub(super) struct Lane {
     pub(super) names: HashMap<String, AgentId>,
     pub(super) pack: Pack,
     pub(super) finish: Vec<Finish>,
+    /// Files read that wait until the open batch is handed over.
+    pub(super) waiting: Vec<Parsed>,
+    pub(super) suspects: Arc<Suspects>,
     /// Reports of batches that are not written yet.
     pub(super) pending: HashSet<[u8; 32]>,
     pub(super) spool: Spool,
@@ -104,7 +109,19 @@ struct Start2 {
 
 impl Lane {
     pub(super) fn new(start: Start) -> Lane {
-        let Start { base, spool, writer, session, stopping, settings, flushes, beat, number, lanes } = start;
+        let Start {
+            base,
+            spool,
+            writer,
+            session,
+            stopping,
+            settings,
+            flushes,
+            suspects,
+            beat,
+            number,
+            lanes,
+        } = start;
         let (out, reads) = mpsc::channel(4);
         let reader = Reader { base: base.clone(), kind: ServerKind::Data, out, session: session.clone() };
         let (wrote, written) = mpsc::channel(4);
@@ -122,6 +139,8 @@ impl Lane {
             names: HashMap::new(),
             pack: Pack::default(),
             finish: Vec::new(),
+            waiting: Vec::new(),
+            suspects,
             pending: HashSet::new(),
             spool,
             reader,
@@ -167,6 +186,10 @@ impl Lane {
                 Some((ticket, wrote)) = self.written.recv() => match wrote {
                     Wrote::Done => self.batch_stands(ticket).await,
                     Wrote::Fenced | Wrote::Stale => return Turn::Again,
+                    Wrote::Refused(why) => {
+                        self.suspects.refused(&ticket.keys, &why);
+                        return Turn::Again;
+                    }
                 },
                 Some(read) = self.reads.recv() => self.take_read(read),
                 gathered = back(&mut self.gathering) => {
@@ -187,6 +210,12 @@ impl Lane {
                 self.detect = false;
                 self.detect_unknown();
             }
+            if self.is_next() {
+                let waiting = std::mem::take(&mut self.waiting);
+                if let Err(Stop::Again) = self.take_files(waiting).await {
+                    return Turn::Again;
+                }
+            }
             self.gather();
             self.hand_over().await;
             self.finish_drains();
@@ -200,7 +229,15 @@ impl Lane {
         self.sealed == self.done && self.pack.is_empty() && self.finish.is_empty()
     }
 
+    /// Files wait and a new batch may begin.
+    fn is_next(&self) -> bool {
+        !self.waiting.is_empty() && self.pack.is_empty() && self.finish.is_empty()
+    }
+
     fn next_at(&self) -> Instant {
+        if self.is_next() {
+            return Instant::now();
+        }
         let mut until = (Instant::now() + ROUND).min(self.next_tick);
         if self.gathering.is_none() && self.may_gather() {
             until = until.min(self.next_gather);
@@ -211,6 +248,7 @@ impl Lane {
     fn may_gather(&self) -> bool {
         let open = self.base.link.gate().session_if_valid() == Some(self.writer.session);
         open && !self.detect
+            && self.waiting.is_empty()
             && self.drains.is_empty()
             && self.pack.values() < BATCH
             && self.finish.len() < BATCH
@@ -269,6 +307,7 @@ impl Lane {
         for key in &ticket.keys {
             self.pending.remove(key);
         }
+        self.suspects.stands(&ticket.keys);
         self.finished.extend(ticket.finish.iter().map(Finish::place));
         let (spool, finish) = (self.spool.clone(), ticket.finish);
         // Waited for, so that what is done is done before the next batch; a fault leaves the file, whose key is known.

@@ -3,12 +3,14 @@
 use elpis_agentxml::{AgentReport, Limits, decode, parse};
 use elpis_tentacle::spool::{Entry, EntryId, Header, Spool, SpoolError};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Entries of a shard listed ahead.
 const LISTED: usize = 2_000;
 /// Entries of all shards listed ahead.
 const LISTED_ALL: usize = 20_000;
+/// Pause between two looks at the folders while files wait in memory.
+const LIST_EVERY: Duration = Duration::from_millis(100);
 /// Files of one gathering.
 const FILES: usize = 500;
 /// Bytes of one gathering.
@@ -52,13 +54,20 @@ pub(super) struct Scanner {
     spool: Spool,
     limits: Limits,
     slots: BTreeMap<u16, Slot>,
+    next_list: Instant,
     /// Shard after which the next gathering begins.
     turn: u16,
 }
 
 impl Scanner {
     pub(super) fn new(spool: Spool) -> Scanner {
-        Scanner { spool, limits: Limits::default(), slots: BTreeMap::new(), turn: 0 }
+        Scanner {
+            spool,
+            limits: Limits::default(),
+            slots: BTreeMap::new(),
+            next_list: Instant::now(),
+            turn: 0,
+        }
     }
 
     /// This shard is worked on in this epoch.
@@ -87,9 +96,12 @@ impl Scanner {
         }
     }
 
-    /// Lists folders that changed, then reads files up to the bounds: `values` values, [`FILES`] files.
+    /// Lists folders that changed, ten times a second at most, then reads files up to the bounds: `values` values, [`FILES`] files.
     pub(super) fn gather(&mut self, values: usize) -> Vec<Parsed> {
-        self.list();
+        if Instant::now() >= self.next_list {
+            self.list();
+            self.next_list = Instant::now() + LIST_EVERY;
+        }
         let (mut found, mut taken, mut bytes) = (Vec::new(), 0, 0);
         let mut shards: Vec<u16> = self.slots.range(self.turn..).map(|(shard, _)| *shard).collect();
         shards.extend(self.slots.range(..self.turn).map(|(shard, _)| *shard));

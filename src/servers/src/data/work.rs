@@ -4,12 +4,13 @@ use super::agents::Resolved;
 use super::facts::facts;
 use super::lane::Lane;
 use super::scan::{Content, Parsed};
+use super::suspects::Suspicion;
 use aws_lc_rs::digest;
 use elpis_agentxml::AgentReport;
 use elpis_monitor::{
     AgentId, Context, Event, EventType, GroupId, ModuleId, Settings, Severity, Shard, Status, process,
 };
-use elpis_store::{CommitError, StoreError};
+use elpis_store::CommitError;
 use elpis_tentacle::spool::{Entry, EntryId, Header, Spool};
 use jiff::tz::TimeZone;
 use std::collections::HashSet;
@@ -55,7 +56,7 @@ impl Finish {
 }
 
 impl Lane {
-    /// Takes files in their order into the open batch.
+    /// Takes files in their order into the open batch. A suspect has a batch to itself; what follows it waits.
     pub(super) async fn take_files(&mut self, parsed: Vec<Parsed>) -> Result<(), Stop> {
         let parsed: Vec<Parsed> =
             parsed.into_iter().filter(|file| self.shards.is_held(file.entry.shard)).collect();
@@ -64,14 +65,27 @@ impl Lane {
         }
         let known = self.known(&parsed).await?;
         let zone = TimeZone::system();
-        for Parsed { entry, content } in parsed {
+        let mut parsed = parsed.into_iter();
+        while let Some(Parsed { entry, content }) = parsed.next() {
             let key = key_of(&content, &entry);
+            let suspicion = self.suspects.of(&key);
+            let alone = matches!(suspicion, Some(Suspicion::Alone));
+            if alone && !(self.pack.is_empty() && self.finish.is_empty()) {
+                self.waiting.push(Parsed { entry, content });
+                self.waiting.extend(parsed);
+                return Ok(());
+            }
             if known.contains(&key) || !self.pending.insert(key) {
                 // Its samples stand already, or will before this entry goes.
                 self.finish.push(Finish::Done(entry));
                 continue;
             }
             let keep = match content {
+                Content::Report(header, _) if matches!(suspicion, Some(Suspicion::Guilty(_))) => {
+                    let Some(Suspicion::Guilty(why)) = &suspicion else { continue };
+                    self.set_aside(entry, &header.name, header.receive_ms, why, None);
+                    true
+                }
                 Content::Report(header, report) => self.take_report(entry, &header, &report, &zone).await?,
                 Content::Bad(header, why, line) => {
                     self.set_aside(entry, &header.name, header.receive_ms, &why, line);
@@ -87,6 +101,10 @@ impl Lane {
                 self.pack.report(key);
             } else {
                 self.pending.remove(&key);
+            }
+            if alone {
+                self.waiting.extend(parsed);
+                return Ok(());
             }
         }
         Ok(())
@@ -141,8 +159,8 @@ impl Lane {
         match self.resolve(&facts, report, zone).await {
             Ok(Some(resolved)) => self.judge(resolved, facts.time),
             Ok(None) => {}
-            Err(CommitError::NotDone(StoreError::Invalid(why))) => {
-                self.set_aside(entry, &header.name, header.receive_ms, &why, None);
+            Err(CommitError::NotDone(error)) if error.is_for_good() => {
+                self.set_aside(entry, &header.name, header.receive_ms, &error.to_string(), None);
                 return Ok(true);
             }
             Err(error) => {

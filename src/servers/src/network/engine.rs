@@ -161,7 +161,8 @@ impl Engine {
                         self.lanes.written(&ticket);
                         progress.stored(self.base.link.cluster_now_ms(), ticket.revision);
                     }
-                    Wrote::Fenced | Wrote::Stale => return Turn::Again,
+                    // Refused: its slots stay open in the ledger, the checks run again; the log names the reason.
+                    Wrote::Fenced | Wrote::Stale | Wrote::Refused(_) => return Turn::Again,
                 },
                 Some(read) = self.reads.recv() => self.take_read(read),
                 _ = self.probed.recv_many(&mut results, PER_ROUND), if room => {}

@@ -246,3 +246,33 @@ async fn a_shard_is_given_away_after_its_last_commit() {
     stop.cancel();
     server.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_the_database_refuses_is_set_aside_and_the_others_are_stored() {
+    let mut setting = Setting::new().await;
+    let begin = setting.now_ms / 1000;
+    for k in 0..10 {
+        for agent in ["eta", "theta", "iota"] {
+            let content = file(agent, begin + k * 60, k);
+            let content =
+                if (agent, k) == ("theta", 4) { content.replace("same", "poison") } else { content };
+            setting.accept(&format!("{agent}.{k}.data"), content.as_bytes());
+        }
+    }
+    // As a column too short for a value would do.
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON tagent_data_string FOR EACH ROW \
+        IF NEW.data='poison' THEN SIGNAL SQLSTATE '22001' SET MESSAGE_TEXT='too long'; END IF";
+    setting.db.execute(refuse).await.unwrap();
+    let (server, stop) = setting.start();
+    setting.drained().await;
+    let reason = setting.folder.path().join("bad/theta.4.data.reason");
+    let reason: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(reason).unwrap()).unwrap();
+    assert!(reason["error"].as_str().unwrap().contains("too long"), "{reason}");
+    let loads = "SELECT a.name, COUNT(*) FROM tagent_data d JOIN tagent_module m USING (id_agent_module) \
+        JOIN tagent a ON a.id_agent=m.id_agent WHERE m.name='load' GROUP BY a.name ORDER BY a.name";
+    assert_eq!(setting.db.rows(loads).await.unwrap(), ["eta|10", "iota|10", "theta|9"]);
+    assert_eq!(number(&setting.db, "SELECT COUNT(*) FROM treport_done").await, 30);
+    assert_eq!(number(&setting.db, "SELECT COUNT(*) FROM tevent WHERE event_type='error'").await, 1);
+    stop.cancel();
+    server.await.unwrap();
+}

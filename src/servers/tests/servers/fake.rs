@@ -1,7 +1,7 @@
 //! A node agent that gives whatever lease and map the test sets.
 
 use bytes::Bytes;
-use elpis_store::testdb::TestDb;
+use elpis_store::{Endpoint, testdb::TestDb};
 use elpis_watch::{
     Database, Frame, Heartbeat, Hello, Lease, Map, Move, Node, Owner, Released, SHARDS, VERSION, Welcome,
     boottime_ms,
@@ -52,8 +52,12 @@ impl NodeAgent {
     pub(crate) fn start(db: &TestDb) -> Arc<NodeAgent> {
         // What the servers say is shown when a test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
+        NodeAgent::serve(db.endpoint())
+    }
+
+    /// The same for any database.
+    pub(crate) fn serve(endpoint: Endpoint) -> Arc<NodeAgent> {
         let dir = tempfile::tempdir().unwrap();
-        let endpoint = db.endpoint();
         let node = |name: &str| Node {
             name: name.into(),
             session: 1,
