@@ -1,4 +1,4 @@
-.PHONY: setup build run demo test proof fuzz sim mutants help
+.PHONY: setup build run demo test bench proof fuzz sim mutants help
 DIR ?= .elpis-dev
 # Plain words for each target: `make help`.
 help:
@@ -7,6 +7,7 @@ help:
 	@echo "make run    build, start a cluster of three nodes in .elpis-dev and keep it until Ctrl-C (DIR=folder)"
 	@echo "make demo   build, kill nodes of such a cluster and prove that checks moved and none ran twice"
 	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, loopback"
+	@echo "make bench  values and results stored in a second, memory, against their bars (8 min; ARGS=--help)"
 	@echo "make proof  measures failover, moves, stalls, a third node and files against their bars (50 min; ARGS=--help)"
 	@echo "make sim    20,000 seeds of the cluster simulator (SEEDS=20000)"
 	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"
@@ -21,6 +22,10 @@ demo: build
 	@exec target/release/elpis dev demo --dir $(DIR)
 test: setup
 	@scripts/test
+bench: setup
+	cargo build --release -p elpis
+	cargo build --release -p elpis-servers --example bench
+	@TZ=UTC target/release/examples/bench $(ARGS)
 proof: setup
 	cargo build --release -p elpis -p elpis-system-tests --bins --example proof
 	@TZ=UTC target/release/examples/proof $(ARGS)
