@@ -15,6 +15,7 @@ mod forming;
 mod incarnation;
 mod keep;
 mod lead;
+mod logs;
 mod member;
 pub mod messages;
 mod orders;
@@ -82,6 +83,7 @@ struct Agent {
     identity: Arc<tokio::sync::Mutex<Identity>>,
     join: Mutex<Joining>,
     events: Mutex<VecDeque<EventLine>>,
+    logs: Mutex<logs::Logs>,
     /// Set once, when the node agent must end by itself.
     failed: Mutex<Option<AgentError>>,
     tasks: TaskTracker,
@@ -104,6 +106,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
         identity: Arc::new(tokio::sync::Mutex::new(identity)),
         join: Mutex::default(),
         events: Mutex::default(),
+        logs: Mutex::default(),
         failed: Mutex::default(),
         tasks: TaskTracker::new(),
         stop: stop.child_token(),

@@ -2,86 +2,15 @@
 //! results go on, it comes back, all stop and start again; nothing was recorded twice, nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
+#[path = "support/dev.rs"]
+mod dev;
+
+use dev::{Dev, all_owned, node};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 const CHECKS: u64 = 30;
-
-/// The program next to this test; `cargo build --workspace` makes it.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().parent().unwrap().join("elpis");
-    assert!(program.is_file(), "{} is not built: cargo build --workspace", program.display());
-    program
-}
-
-/// A development cluster; ends with the test, however that ends.
-struct Dev {
-    dir: tempfile::TempDir,
-}
-
-impl Dev {
-    fn up() -> Dev {
-        let dev = Dev { dir: tempfile::tempdir().unwrap() };
-        dev.run(&["dev", "up", "--detach"]);
-        dev
-    }
-
-    fn command(&self, arguments: &[&str]) -> (bool, String) {
-        let done =
-            Command::new(program()).args(arguments).arg("--dir").arg(self.dir.path()).output().unwrap();
-        let text = String::from_utf8_lossy(&done.stdout).into_owned();
-        (done.status.success(), text + &String::from_utf8_lossy(&done.stderr))
-    }
-
-    fn run(&self, arguments: &[&str]) -> String {
-        let (good, text) = self.command(arguments);
-        assert!(good, "elpis {}: {text}{}", arguments.join(" "), self.logs());
-        text
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let all = [arguments, &["--json"]].concat();
-        serde_json::from_str(&self.run(&all)).unwrap()
-    }
-
-    /// Asks until the answer is good; returns how long that took.
-    fn until(
-        &self,
-        what: &str,
-        limit: Duration,
-        arguments: &[&str],
-        good: impl Fn(&Value) -> bool,
-    ) -> Duration {
-        let begin = Instant::now();
-        let all = [arguments, &["--json"]].concat();
-        let mut last = String::new();
-        while begin.elapsed() < limit {
-            let (done, text) = self.command(&all);
-            if done && serde_json::from_str(&text).is_ok_and(|value| good(&value)) {
-                return begin.elapsed();
-            }
-            last = text;
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("not within {limit:?}: {what}; last answer: {last}{}", self.logs());
-    }
-
-    /// Ends of all logs.
-    fn logs(&self) -> String {
-        let script = "tail -n 5 n*/log/*.log supervisor.log mariadb/log 2>/dev/null";
-        let done = Command::new("sh").args(["-c", script]).current_dir(self.dir.path()).output().unwrap();
-        format!("\n{}", String::from_utf8_lossy(&done.stdout))
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        self.command(&["dev", "down"]);
-    }
-}
 
 /// Processes whose command line names the folder.
 fn processes_of(folder: &Path) -> Vec<String> {
@@ -93,21 +22,13 @@ fn processes_of(folder: &Path) -> Vec<String> {
     lines.filter(|line| line.contains(&folder)).collect()
 }
 
-fn all_owned(status: &Value) -> bool {
-    !status["master"].is_null() && status["shards"]["owned"].as_u64() == status["shards"]["total"].as_u64()
-}
-
-fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
-    status["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap()
-}
-
 fn recorded(ledger: &Value) -> u64 {
     ledger["recorded"].as_u64().unwrap_or(0)
 }
 
 #[test]
 fn the_master_dies_and_the_checks_go_on() {
-    let dev = Dev::up();
+    let dev = Dev::up(&[]);
     let status = dev.json(&["cluster", "status"]);
     assert!(all_owned(&status), "{status}");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3, "{status}");
@@ -142,10 +63,10 @@ fn the_master_dies_and_the_checks_go_on() {
     assert_eq!(report["recorded_twice"], 0, "{report}");
 
     dev.run(&["dev", "down"]);
-    assert_eq!(processes_of(dev.dir.path()), Vec::<String>::new());
+    assert_eq!(processes_of(dev.dir()), Vec::<String>::new());
     dev.run(&["dev", "up", "--detach"]);
     let status = dev.json(&["cluster", "status"]);
     assert!(all_owned(&status), "{status}");
     dev.run(&["dev", "down"]);
-    assert_eq!(processes_of(dev.dir.path()), Vec::<String>::new());
+    assert_eq!(processes_of(dev.dir()), Vec::<String>::new());
 }

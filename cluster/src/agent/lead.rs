@@ -1,8 +1,10 @@
 //! The master's work: answers renewals, and turns what the pure [`Leader`] decides into log entries.
 
 use super::member::Member;
-use super::messages::{Ask, Knowledge, MAX_RENEWAL, NodeKnowledge, RENEW, Renew, Renewed, STATUS, VERSION};
-use super::{Agent, locked};
+use super::messages::{
+    Ask, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, RENEW, Renew, Renewed, STATUS, VERSION,
+};
+use super::{Agent, locked, logs};
 use crate::leader::{Leader, Now};
 use crate::lease::{Grant, LeaseTimings};
 use crate::raft_node::NodeError;
@@ -99,6 +101,10 @@ fn answer(
             let _: Ask = serde_json::from_slice(body).map_err(odd)?;
             let knowledge = knowledge(&agent, &member).ok_or("this node does not lead")?;
             serde_json::to_vec(&knowledge).map_err(odd)
+        }
+        LOG => {
+            let ask = serde_json::from_slice(body).map_err(odd)?;
+            serde_json::to_vec(&logs::here(&agent, &ask)?).map_err(odd)
         }
         other => Err(format!("unknown call {other}; update the older node")),
     }

@@ -7,6 +7,7 @@ use crate::raft_node::RaftNode;
 use crate::state::ClusterState;
 use crate::types::{boot_ms, unix_ms};
 use bytes::Bytes;
+use elpis_watch::log::LogOrder;
 use elpis_watch::{Lease, NodeId, Role, VERSION};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,8 +165,8 @@ impl Member {
     }
 
     /// A line of the watch stream.
-    pub(super) fn line(lease: Lease, map: Option<&[u8]>) -> Bytes {
-        let frame = elpis_watch::Frame { version: VERSION, lease, map: None };
+    pub(super) fn line(lease: Lease, map: Option<&[u8]>, log: Option<LogOrder>) -> Bytes {
+        let frame = elpis_watch::Frame { version: VERSION, lease, map: None, log };
         let mut line = serde_json::to_vec(&frame).unwrap_or_default();
         if let Some(map) = map {
             line.pop();
@@ -191,7 +192,7 @@ mod tests {
             shard.to = Some(9_999_998);
         }
         let map = state.map();
-        let line = Member::line(Lease::default(), Some(&serde_json::to_vec(&map).unwrap()));
+        let line = Member::line(Lease::default(), Some(&serde_json::to_vec(&map).unwrap()), None);
         assert!(line.len() < 1 << 20, "{} bytes", line.len());
         let frame: elpis_watch::Frame = serde_json::from_slice(&line).unwrap();
         assert_eq!(frame.map, Some(map));

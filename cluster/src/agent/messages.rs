@@ -1,5 +1,5 @@
 //! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
-//! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]).
+//! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]).
 
 use crate::lease::{Grant, Renewal};
 use elpis_watch::NodeId;
@@ -12,6 +12,9 @@ pub const VERSION: u16 = 1;
 pub const RENEW: &str = "renew";
 /// Kind of the call that asks the leader what it knows of the nodes.
 pub const STATUS: &str = "status";
+
+/// Kind of the call that orders or asks what a node logs.
+pub const LOG: &str = "log";
 
 /// Most acknowledgements of releases in one renewal; the rest goes with the next.
 pub const MAX_RELEASED: usize = 4096;
@@ -35,6 +38,37 @@ pub struct Renewed {
     pub grant: Grant,
     /// Last entry applied at the leader: a node agent that has just started must have applied it, too, before it acts.
     pub applied_index: u64,
+}
+
+/// Order to a node's log, or without directives the question how it stands. Also the body of `POST /v1/log`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogAsk {
+    /// Name or id of the node; `None` = the one that is asked.
+    pub node: Option<String>,
+    /// A role, or `node` for the node agent; `None` = all of the node.
+    pub role: Option<String>,
+    /// `None` = nothing is ordered; `default` = back to what the process was started with.
+    pub directives: Option<String>,
+    /// Seconds after which the process returns to what it was started with.
+    pub for_s: Option<u64>,
+}
+
+/// Answer to [`LogAsk`]: the processes of the node, and what each is told to log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevels {
+    pub node: String,
+    pub levels: Vec<LogLevel>,
+}
+
+/// What a process is told to log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevel {
+    /// A role, or `node`.
+    pub role: String,
+    /// `default` = what it was started with.
+    pub directives: String,
+    pub ms_left: u64,
 }
 
 /// Question for [`Knowledge`].

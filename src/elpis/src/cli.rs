@@ -46,7 +46,7 @@ pub(crate) struct Scope {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the node agent; or drain, undrain, remove a node
+    /// Run the node agent; or drain, undrain, remove a node, change what it logs
     Node(NodeCommand),
     /// Run the server that takes agents' files
     TentacleServer(TentacleServerOptions),
@@ -106,6 +106,27 @@ pub(crate) enum NodeOrder {
     Undrain { node: String },
     /// Take a node out of the cluster for good
     Remove { node: String },
+    /// Change what a node logs, for a while; without a level: show it
+    LogLevel(LogLevel),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LogLevel {
+    pub(crate) node: String,
+    /// "debug", "info,elpis_probe=trace", "default" (what it was started with). A level alone is for Elpis's own
+    /// code; libraries are named, e.g. openraft=info
+    pub(crate) level: Option<String>,
+    /// Only this process of the node: node (its node agent) or a server, e.g. network-server
+    #[arg(long, value_parser = roles())]
+    pub(crate) role: Option<String>,
+    /// Time after which it returns to what it was started with: 30s, 10m, 2h
+    #[arg(long = "for", value_name = "TIME", requires = "level", default_value = "15m",
+        value_parser = crate::operate::time::seconds)]
+    pub(crate) time: u64,
+}
+
+fn roles() -> clap::builder::PossibleValuesParser {
+    std::iter::once("node").chain(elpis_watch::Role::ALL.map(elpis_watch::Role::as_str)).into()
 }
 
 #[derive(Debug, Subcommand)]

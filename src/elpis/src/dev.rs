@@ -49,7 +49,7 @@ fn run(scope: &Scope, order: Dev) -> Result<()> {
         Dev::Feed(options) => crate::run::small_runtime()?.block_on(feed::run(&Layout::open(dir)?, &options)),
         Dev::Demo(_) => Ok(()), // done above: it has exit codes of its own
         Dev::Supervise => {
-            crate::run::log_to_stderr();
+            crate::log::to_stderr();
             let layout = Layout::open(dir)?;
             crate::run::small_runtime()?.block_on(supervisor::run(layout))
         }

@@ -6,6 +6,7 @@
 mod cli;
 mod dev;
 mod find;
+mod log;
 mod operate;
 mod output;
 mod run;

@@ -16,13 +16,11 @@ use elpis_servers::data::{self, DataConfig};
 use elpis_servers::network::{self, NetworkConfig};
 use elpis_tentacle::server::{self as tentacle, ServerConfig};
 use elpis_watch::{Link, LinkError, Role};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// The servers that a node runs unless told otherwise.
 pub(crate) const BUILT: &[Role] = &Role::ALL;
@@ -134,10 +132,11 @@ where
 
 /// Log, runtime, signals, exit code around the work of a process.
 fn serve(work: impl AsyncFnOnce(CancellationToken) -> Result<()>) -> ExitCode {
-    log_to_stderr();
+    let log = crate::log::to_stderr();
     let run = || -> Result<()> {
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
         runtime.block_on(async {
+            tokio::spawn(log.follow());
             let stop = CancellationToken::new();
             let (mut terminate, mut interrupt) =
                 (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -167,15 +166,4 @@ fn serve(work: impl AsyncFnOnce(CancellationToken) -> Result<()>) -> ExitCode {
 /// A runtime of one thread, for the command line.
 pub(crate) fn small_runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
-}
-
-/// The level comes from ELPIS_LOG (e.g. `debug`, `info,elpis_probe=trace`).
-pub(crate) fn log_to_stderr() {
-    let filter =
-        EnvFilter::try_from_env("ELPIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
 }

@@ -257,6 +257,7 @@ fn take_line(shared: &Shared, line: &[u8], first: &mut Option<oneshot::Sender<()
     }
     // Lease first: whoever wakes up by the map finds the gate as the map's frame told it.
     shared.gate.set(frame.lease);
+    crate::log::want(frame.log);
     if let Some(map) = frame.map {
         // A restarted node agent may know less for a moment; what was seen stays seen.
         if map.revision >= shared.map.borrow().revision {

@@ -10,6 +10,7 @@ mod clock;
 mod gate;
 mod heartbeat;
 mod http;
+pub mod log;
 mod types;
 
 pub use client::Link;

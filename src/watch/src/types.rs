@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use crate::log::LogOrder;
+
 /// Version of every body on `node.sock`; a peer with another one is refused with both numbers named.
 pub const VERSION: u32 = 1;
 
@@ -70,6 +72,9 @@ pub struct Frame {
     pub lease: Lease,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<Map>,
+    /// What an operator wants of the process's log, while that stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogOrder>,
 }
 
 /// The right to act.

@@ -4,7 +4,7 @@ use super::Peer;
 use super::answer::{Body, No, json, refuse, text};
 use crate::agent::member::Member;
 use crate::agent::process::Process;
-use crate::agent::{Agent, forming, locked, orders, status};
+use crate::agent::{Agent, forming, locked, logs, orders, status};
 use crate::types::boot_ms;
 use elpis_watch::{Heartbeat, Hello, Released, Report, Role, VERSION, Welcome};
 use http_body_util::{BodyExt, Limited};
@@ -68,6 +68,7 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
             json(&Nothing {})
         }
         (&Method::GET, "/v1/status") => json(&status::status(agent).await),
+        (&Method::POST, "/v1/log") => json(&logs::order(agent, read(body).await?).await?),
         (&Method::GET, "/healthz") => Ok(text(status::health(agent)?)),
         (&Method::GET, "/metrics") => Ok(text(status::metrics(agent))),
         (&Method::POST, "/v1/cluster/init") => json(&forming::init(agent, read(body).await?).await?),

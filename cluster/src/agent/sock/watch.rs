@@ -75,7 +75,8 @@ async fn feed(
         let map = (told != Some(revision)).then_some(map);
         member.publish();
         let lease = *leases.borrow_and_update();
-        match timeout(SLOW, lines.send(Member::line(lease, map.as_deref()))).await {
+        let log = locked(&agent.logs).of(Some(role));
+        match timeout(SLOW, lines.send(Member::line(lease, map.as_deref(), log))).await {
             Ok(Ok(())) => told = Some(revision),
             Ok(Err(_)) => return,
             Err(_) => {

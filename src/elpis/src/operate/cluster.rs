@@ -1,7 +1,7 @@
 //! `elpis cluster …`, `elpis join`, `elpis node drain|undrain|remove`: through node.sock, without the database.
 
 use super::{secret, status};
-use crate::cli::{Cluster as Asked, Init, Join, NodeOrder, Scope};
+use crate::cli::{Cluster as Asked, Init, Join, LogLevel, NodeOrder, Scope};
 use crate::find::Cluster;
 use crate::output;
 use anyhow::{Result, bail, ensure};
@@ -111,11 +111,34 @@ pub(super) async fn node(cluster: &Cluster, scope: &Scope, order: NodeOrder) -> 
         NodeOrder::Drain { node } => ("drain", node, "gives its work away"),
         NodeOrder::Undrain { node } => ("undrain", node, "takes work again"),
         NodeOrder::Remove { node } => ("remove", node, "is out of the cluster"),
+        NodeOrder::LogLevel(order) => return log_level(cluster, scope, order).await,
     };
     let path = format!("/v1/node/{path}");
     let done = cluster.node(Method::POST, &path, Some(&json!({ "node": node }))).await?;
     said(scope, &done, &format!("{node} {text}"));
     Ok(())
+}
+
+async fn log_level(cluster: &Cluster, scope: &Scope, order: LogLevel) -> Result<()> {
+    if let Some(level) = order.level.as_deref().filter(|level| *level != "default") {
+        elpis_watch::log::check(level).map_err(anyhow::Error::msg)?;
+    }
+    let body =
+        json!({ "node": order.node, "role": order.role, "directives": order.level, "for_s": order.time });
+    let answer = cluster.node(Method::POST, "/v1/log", Some(&body)).await?;
+    let rows: Vec<Vec<String>> = answer["levels"].as_array().into_iter().flatten().map(log_row).collect();
+    said(scope, &answer, output::table(&["process", "level", "back in"], &rows, "no process").trim_end());
+    Ok(())
+}
+
+fn log_row(level: &Value) -> Vec<String> {
+    let left = level["ms_left"].as_u64().unwrap_or(0).div_ceil(1000);
+    let back = match left {
+        0 => "-".to_owned(),
+        1..120 => format!("{left} s"),
+        _ => format!("{} min", left.div_ceil(60)),
+    };
+    vec![output::cell(level, "role"), output::cell(level, "directives"), back]
 }
 
 fn needs_node(cluster: &Cluster) -> Result<()> {

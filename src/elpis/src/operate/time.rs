@@ -14,16 +14,27 @@ fn parse_at(text: &str, now: i64) -> Result<i64, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time.as_second());
     }
-    let wrong = || format!("not a time: {text}; Unix seconds, 2026-11-25T10:00:00Z, or an age like 10m");
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3_600,
-        Some('d') => 86_400,
-        _ => return Err(wrong()),
+    span(text)
+        .and_then(|age| now.checked_sub(age))
+        .ok_or_else(|| format!("not a time: {text}; Unix seconds, 2026-11-25T10:00:00Z, or an age like 10m"))
+}
+
+/// Seconds of a length of time: "90s", "10m", "2h", "7d".
+pub(crate) fn seconds(text: &str) -> Result<u64, String> {
+    span(text)
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .ok_or_else(|| format!("not a length of time: {text}; e.g. 30s, 10m, 2h"))
+}
+
+fn span(text: &str) -> Option<i64> {
+    let unit = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return None,
     };
-    let count: i64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
-    count.checked_mul(unit).and_then(|age| now.checked_sub(age)).ok_or_else(wrong)
+    text[..text.len() - 1].parse::<i64>().ok()?.checked_mul(unit)
 }
 
 /// Unix seconds as UTC; 0 and less: "never".
@@ -51,6 +62,8 @@ mod tests {
         for wrong in ["", "m", "ten", "9223372036854775807d", "-9223372036854775808d", "é"] {
             assert!(parse_at(wrong, 0).is_err(), "{wrong}");
         }
+        assert_eq!((seconds("10m"), seconds("1d")), (Ok(600), Ok(86_400)));
+        assert!(seconds("-1s").is_err() && seconds("15").is_err() && seconds("").is_err());
         assert_eq!(show(0), "never");
         assert_eq!(show(86_400), "1970-01-02 00:00:00");
     }

@@ -88,7 +88,7 @@ impl NodeAgent {
         };
         let agent = Arc::new(NodeAgent {
             socket: dir.path().join("node.sock"),
-            frame: watch::Sender::new(Frame { version: VERSION, lease, map: Some(map) }),
+            frame: watch::Sender::new(Frame { version: VERSION, lease, map: Some(map), log: None }),
             released: Mutex::default(),
             beats: Mutex::default(),
             incarnations: Mutex::new(40),

@@ -1,0 +1,99 @@
+//! The log of a process: lines on standard error, more or fewer of them while an operator wants that.
+
+use elpis_watch::log::{LogOrder, wanted};
+use std::io::IsTerminal;
+use std::time::Duration;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+/// Without ELPIS_LOG. openraft warns of every heartbeat that does not arrive, 20 lines a second and lost node for as
+/// long as that lasts; that a node is lost, and since when, the master notes once as a failover.
+const USUAL: &str = "info,openraft=warn,openraft::core::heartbeat=error";
+/// An order that stands longer is looked at again: the timer does not count the time that the machine sleeps.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// The filter of this process's log.
+pub(crate) struct Log {
+    start: String,
+    filter: Handle<EnvFilter, Registry>,
+}
+
+/// Opens the log. ELPIS_LOG says how much it holds (e.g. `debug`, `info,elpis_probe=trace`).
+pub(crate) fn to_stderr() -> Log {
+    let given = std::env::var("ELPIS_LOG").ok().filter(|text| !text.is_empty());
+    let start = given.clone().unwrap_or_else(|| USUAL.to_owned());
+    let (start, filter, wrong) = match EnvFilter::builder().parse(&start) {
+        Ok(filter) => (start, filter, None),
+        Err(error) => (USUAL.to_owned(), EnvFilter::new(USUAL), Some(error)),
+    };
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "ELPIS_LOG is not understood and left out; e.g. ELPIS_LOG=info,elpis_probe=trace");
+    }
+    Log { start, filter: handle }
+}
+
+impl Log {
+    /// Follows what the node agent wants of this process's log; returns to the start by time alone.
+    pub(crate) async fn follow(self) {
+        let mut orders = wanted();
+        let mut held = None;
+        loop {
+            let order = orders.borrow_and_update().clone().filter(|order| order.ms_left() > 0);
+            if order != held {
+                self.apply(order.as_ref());
+                held.clone_from(&order);
+            }
+            let left = held.as_ref().map_or(LOOK, |order| Duration::from_millis(order.ms_left()).min(LOOK));
+            tokio::select! {
+                changed = orders.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(left), if held.is_some() => {}
+            }
+        }
+    }
+
+    fn apply(&self, order: Option<&LogOrder>) {
+        let text = order.map_or_else(|| self.start.clone(), |order| whole(&order.directives));
+        let done = EnvFilter::builder().parse(&text).map_err(|error| error.to_string());
+        if let Err(error) = done.and_then(|filter| self.filter.reload(filter).map_err(|e| e.to_string())) {
+            tracing::warn!(error, directives = text, "the log level stays as it is");
+            return;
+        }
+        match order {
+            Some(order) => {
+                let seconds = order.ms_left().div_ceil(1000);
+                tracing::info!(directives = order.directives, seconds, "log level changed for a while");
+            }
+            None => tracing::info!(directives = text, "log level back to what it was at the start"),
+        }
+    }
+}
+
+/// PURE: an order as the filter takes it. A level alone is meant for our own code: what libraries say at `debug` is
+/// much, and is had by naming them.
+fn whole(directives: &str) -> String {
+    let mut text = USUAL.to_owned();
+    for part in directives.split(',').map(str::trim) {
+        text.push_str(if part.contains('=') { "," } else { ",elpis=" });
+        text.push_str(part);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_is_for_our_own_code() {
+        assert_eq!(whole("debug"), format!("{USUAL},elpis=debug"));
+        assert_eq!(whole("warn, openraft=info"), format!("{USUAL},elpis=warn,openraft=info"));
+        for text in [whole("trace"), whole("off,sqlx=trace"), USUAL.to_owned()] {
+            EnvFilter::builder().parse(&text).unwrap();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What an operator needs on a bad day, on a real cluster: more in the logs for a while, without a restart.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
+
+#[path = "support/dev.rs"]
+mod dev;
+
+use dev::Dev;
+use serde_json::Value;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(15);
+const CHANGED: &str = "log level changed for a while";
+const BACK: &str = "log level back to what it was";
+const PROCESSES: [&str; 5] = ["node", "tentacle-server", "data-server", "network-server", "console"];
+
+fn count(text: &str, what: &str) -> usize {
+    text.matches(what).count()
+}
+
+#[test]
+fn a_log_level_changes_while_all_runs_and_goes_back_by_itself() {
+    let dev = Dev::up(&["--nodes", "2"]);
+    let log = |node: &str, process: &str| dev.read(&format!("{node}/log/{process}.log"));
+    let send = |number: u8, name: &str| {
+        let file = dev.dir().join(name);
+        std::fs::write(&file, "nothing of worth").unwrap();
+        let server = dev.env(&format!("ELPIS_TENTACLE_{number}"));
+        dev.run(&["tentacle-client", "send", "--server", &server, &file.display().to_string()]);
+    };
+
+    // One server of another node than the one that is asked.
+    let order =
+        ["node", "log-level", "n2", "debug", "--role", "tentacle-server", "--for", "1h", "--on", "n1"];
+    let answer = dev.json(&order);
+    assert_eq!(
+        (&answer["node"], &answer["levels"][0]["directives"]),
+        (&"n2".into(), &"debug".into()),
+        "{answer}"
+    );
+    dev.wait("it has changed", SOON, || log("n2", "tentacle-server").contains(CHANGED));
+    send(1, "one.txt");
+    send(2, "two.txt");
+    dev.wait("it says more", SOON, || log("n2", "tentacle-server").contains("DEBUG elpis_tentacle"));
+    assert_eq!(count(&log("n1", "tentacle-server"), "DEBUG"), 0, "nobody asked n1");
+    assert_eq!(count(&log("n2", "data-server"), CHANGED), 0, "nobody asked this one");
+
+    // A process that is started again hears of it, too.
+    let pid = dev.json(&["dev", "status"])["nodes"][1]["processes"]["tentacle-server"]["pid"].to_string();
+    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    dev.wait("the new process", SOON, || count(&log("n2", "tentacle-server"), CHANGED) == 2);
+    dev.run(&["node", "log-level", "n2", "default"]);
+    dev.wait("it is as started", SOON, || log("n2", "tentacle-server").contains(BACK));
+
+    // All of a node; nobody takes it back.
+    dev.run(&["node", "log-level", "n1", "info,elpis_watch=trace", "--for", "2s"]);
+    for process in PROCESSES {
+        dev.wait(process, SOON, || log("n1", process).contains(CHANGED));
+        dev.wait(process, SOON, || log("n1", process).contains(BACK));
+    }
+    let levels = dev.json(&["node", "log-level", "n1", "--on", "n2"])["levels"].clone();
+    let names: Vec<&str> = levels.as_array().unwrap().iter().filter_map(|one| one["role"].as_str()).collect();
+    assert_eq!(names, PROCESSES);
+    assert!(levels.as_array().unwrap().iter().all(|one| one["directives"] == "default"), "{levels}");
+
+    for (order, why) in [
+        (["n1", "debgu"], "is no log directive"),
+        (["n1", "elpis_probe"], "is no log directive"),
+        (["n9", "debug"], "there is no node n9"),
+    ] {
+        let (good, text) = dev.command(&[&["node", "log-level"], &order[..]].concat());
+        assert!(!good && text.contains(why), "{text}");
+    }
+    let status: Value = dev.json(&["cluster", "status"]);
+    assert_eq!(status["shards"]["owned"], status["shards"]["total"], "{status}");
+}
