@@ -1,10 +1,11 @@
-.PHONY: setup build run demo test bench proof fuzz sim mutants help
+.PHONY: setup build run clean-run demo test bench proof fuzz sim mutants help
 DIR ?= .elpis-dev
 # Plain words for each target: `make help`.
 help:
 	@echo "make setup  install what building and testing need (apt, cargo), make the shared target folder"
 	@echo "make build  optimised build: target/release/elpis"
 	@echo "make run    build, start a cluster of three nodes in .elpis-dev and keep it until Ctrl-C (DIR=folder)"
+	@echo "make clean-run  stop such a cluster and delete its folder, and no other folder (DIR=folder)"
 	@echo "make demo   build, kill nodes of such a cluster and prove that checks moved and none ran twice"
 	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, loopback"
 	@echo "make bench  values and results stored in a second, memory, against their bars (8 min; ARGS=--help)"
@@ -18,6 +19,9 @@ build: setup
 	cargo build --release
 run: build
 	@exec target/release/elpis dev up --feed --dir $(DIR)
+clean-run:
+	@test -x target/release/elpis || $(MAKE) build
+	@target/release/elpis dev remove --dir $(DIR)
 demo: build
 	@exec target/release/elpis dev demo --dir $(DIR)
 test: setup

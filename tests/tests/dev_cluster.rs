@@ -67,6 +67,7 @@ fn the_master_dies_and_the_checks_go_on() {
     dev.run(&["dev", "up", "--detach"]);
     let status = dev.json(&["cluster", "status"]);
     assert!(all_owned(&status), "{status}");
-    dev.run(&["dev", "down"]);
+    dev.run(&["dev", "remove"]);
     assert_eq!(processes_of(dev.dir()), Vec::<String>::new());
+    assert!(!dev.dir().exists());
 }

@@ -1,11 +1,12 @@
 //! The development cluster: real processes of several nodes with one private MariaDB, all in one folder.
 
-mod control;
+pub(crate) mod control;
 mod demo;
 mod feed;
 pub(crate) mod layout;
-mod mariadb;
+pub(crate) mod mariadb;
 pub(crate) mod process;
+mod remove;
 mod show;
 mod supervisor;
 mod up;
@@ -39,6 +40,7 @@ fn run(scope: &Scope, order: Dev) -> Result<()> {
     match order {
         Dev::Up(options) => up::up(&Layout::create(dir)?, &options),
         Dev::Down => control::down(&Layout::open(dir)?),
+        Dev::Remove => remove::remove(dir),
         Dev::Kill(node) => control::kill(&Layout::open(dir)?, &node.node),
         Dev::Stop(node) => control::stop(&Layout::open(dir)?, &node.node),
         Dev::Pause(node) => control::pause(&Layout::open(dir)?, &node.node),

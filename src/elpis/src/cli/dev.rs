@@ -8,6 +8,8 @@ pub(crate) enum Dev {
     Up(Up),
     /// Stop everything
     Down,
+    /// Stop everything and delete the folder, with all that is in it
+    Remove,
     /// SIGKILL all processes of a node at once; `start` brings it back
     Kill(NodeArg),
     /// Stop a node in order (SIGTERM)
