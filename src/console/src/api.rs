@@ -40,6 +40,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/checks", get(checks).post(add_check))
         .route("/api/v1/checks/bulk", post(add_checks))
         .route("/api/v1/ledger", get(ledger))
+        .route("/api/v1/database", get(database))
         .layer(DefaultBodyLimit::max(BODY))
 }
 
@@ -261,4 +262,9 @@ async fn ledger(State(app): State<Arc<App>>, Query(span): Query<Span>) -> Answer
     }
     let report = store.ledger_check(from, to).await?;
     Ok(Json(report).into_response())
+}
+
+/// What the database is; nothing of what it holds.
+async fn database(State(app): State<Arc<App>>) -> Answer {
+    Ok(Json(app.db.store()?.facts().await?).into_response())
 }

@@ -82,6 +82,8 @@ pub(crate) enum Command {
     /// Send and fetch files over Tentacle
     #[command(subcommand)]
     TentacleClient(TentacleClient),
+    /// One file with what is needed to find a fault from afar, without passwords, keys and tokens
+    SupportBundle(SupportBundle),
     /// A whole cluster in one folder of this machine, to develop, test and try
     #[command(subcommand)]
     Dev(Dev),
@@ -275,6 +277,16 @@ pub(crate) enum TentacleClient {
         #[arg(long, default_value = ".")]
         into: PathBuf,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SupportBundle {
+    /// File to write; without: elpis-support-TIME.tar.gz here
+    #[arg(long, value_name = "FILE.tar.gz")]
+    pub(crate) out: Option<PathBuf>,
+    /// MiB of the end of each log
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) log_mib: u32,
 }
 
 #[derive(Args, Debug)]

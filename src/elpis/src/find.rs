@@ -25,6 +25,16 @@ enum Door {
     Api,
 }
 
+/// A node of this machine and how it is reached.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) node_socket: PathBuf,
+    pub(crate) api_socket: PathBuf,
+    /// Its data folder, where that is known.
+    pub(crate) folder: Option<PathBuf>,
+}
+
 /// A cluster, and which of its nodes to ask.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -116,6 +126,27 @@ impl Cluster {
                 bail!("the console does not answer ({failures}); see `systemctl status elpis-console`")
             }
         }
+    }
+
+    /// Folder of the development cluster, if it is one.
+    pub(crate) fn layout(&self) -> Option<&Layout> {
+        self.dev.as_ref()
+    }
+
+    /// The nodes of this machine, whether they answer or not.
+    pub(crate) fn places(&self) -> Result<Vec<Place>> {
+        let Some(layout) = &self.dev else {
+            let socket = |name: &str| Path::new(SYSTEM).join(name);
+            let (node_socket, api_socket) = (socket("node.sock"), socket("api.sock"));
+            return Ok(vec![Place { name: "this-node".into(), node_socket, api_socket, folder: None }]);
+        };
+        let place = |name: String| Place {
+            node_socket: layout.node_socket(&name),
+            api_socket: layout.api_socket(&name),
+            folder: Some(layout.node(&name)),
+            name,
+        };
+        Ok(layout.ports()?.nodes.into_iter().map(|node| place(node.name)).collect())
     }
 
     fn sockets(&self, door: Door) -> Result<Vec<(String, PathBuf)>> {

@@ -3,6 +3,7 @@
 //! `cli` says what there is, `run` composes the processes from the libraries, `operate` talks to a running cluster
 //! through its local sockets, `dev` keeps a whole cluster in one folder.
 
+mod bundle;
 mod cli;
 mod dev;
 mod find;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Ledger(order) => operate::main(&cli.scope, operate::Order::Ledger(order)),
         Command::Database(order) => operate::main(&cli.scope, operate::Order::Database(order)),
         Command::TentacleClient(order) => operate::main(&cli.scope, operate::Order::TentacleClient(order)),
+        Command::SupportBundle(order) => operate::main(&cli.scope, operate::Order::SupportBundle(order)),
         Command::Dev(order) => dev::main(&cli.scope, order),
         Command::Completion { shell } => cli::completion(shell),
     }

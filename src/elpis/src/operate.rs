@@ -25,6 +25,7 @@ pub(crate) enum Order {
     Ledger(cli::Ledger),
     Database(cli::Database),
     TentacleClient(cli::TentacleClient),
+    SupportBundle(cli::SupportBundle),
 }
 
 /// Carries out an order; the reason of a failure goes to standard error.
@@ -51,6 +52,7 @@ async fn run(scope: &Scope, order: Order) -> Result<ExitCode> {
         Order::Ledger(order) => return monitor::ledger(&Cluster::find(scope)?, scope, order).await,
         Order::Database(cli::Database::Migrate(to)) => database::order(&to, scope.json).await?,
         Order::TentacleClient(order) => tentacle::run(order).await?,
+        Order::SupportBundle(options) => crate::bundle::make(scope, &options).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -18,6 +18,7 @@ pub(crate) fn all() -> Vec<(String, String)> {
         crate::batch::write::STATEMENTS,
         crate::changes::STATEMENTS,
         crate::create::STATEMENTS,
+        crate::facts::STATEMENTS,
         crate::fence::STATEMENTS,
         crate::ledger::STATEMENTS,
         crate::operate::STATEMENTS,

@@ -52,6 +52,18 @@ pub async fn request<A: DeserializeOwned>(
     exchange(socket, method, path, body, REQUEST).await
 }
 
+/// Asks for text; the answer is not looked into.
+pub async fn request_text(socket: &Path, path: &str) -> Result<String, LinkError> {
+    let work = async {
+        let bytes = read_all(send(socket, Method::GET, path, None::<&()>).await?).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    match timeout(REQUEST, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(LinkError::Timeout { what: format!("GET {path}"), seconds: REQUEST.as_secs() }),
+    }
+}
+
 pub(crate) async fn exchange<A: DeserializeOwned>(
     socket: &Path,
     method: Method,

@@ -17,6 +17,6 @@ pub use client::Link;
 pub use clock::boottime_ms;
 pub use gate::Gate;
 pub use heartbeat::Progress;
-pub use http::{LinkError, request};
+pub use http::{LinkError, request, request_text};
 pub use hyper::Method;
 pub use types::*;
