@@ -15,7 +15,7 @@ use std::io::Write;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_signs_in_and_watches_a_node_go() {
-    let Some(driver) = Driver::start().await else {
+    let Some(driver) = Driver::start("console").await else {
         // Past the test harness, which keeps what a passing test prints.
         let _ = writeln!(
             std::io::stderr(),

@@ -1,10 +1,12 @@
-//! A headless Chromium, spoken to by WebDriver over plain HTTP. Ends with its drop.
+//! A headless Chromium, spoken to by WebDriver over plain HTTP. Ends with its drop. The tests of the whole product use
+//! it, too (`tests/tests/browser.rs`).
+#![allow(dead_code)] // each test uses its part
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -20,12 +22,13 @@ pub(crate) struct Driver {
     _output: Lines<BufReader<ChildStdout>>,
     port: u16,
     session: String,
+    artefacts: PathBuf,
     _profile: tempfile::TempDir,
 }
 
 impl Driver {
-    /// `None` = there is no browser on this machine.
-    pub(crate) async fn start() -> Option<Driver> {
+    /// Pictures go to `target/artefacts` under this name. `None` = there is no browser on this machine.
+    pub(crate) async fn start(name: &str) -> Option<Driver> {
         let mut child = Command::new("chromedriver")
             .arg("--port=0")
             .stdin(Stdio::null())
@@ -59,8 +62,17 @@ impl Driver {
             "goog:loggingPrefs": {"browser": "ALL"},
             "goog:chromeOptions": {"args": arguments},
         }}});
-        let mut driver =
-            Driver { _child: child, _output: lines, port, session: String::new(), _profile: profile };
+        let artefacts = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../artefacts").join(name);
+        std::fs::create_dir_all(&artefacts).unwrap();
+        let artefacts = artefacts.canonicalize().unwrap();
+        let mut driver = Driver {
+            _child: child,
+            _output: lines,
+            port,
+            session: String::new(),
+            artefacts,
+            _profile: profile,
+        };
         let answer = driver.call("POST", "/session", Some(wanted)).await;
         driver.session = answer["sessionId"].as_str()?.to_owned();
         Some(driver)
@@ -136,12 +148,40 @@ impl Driver {
         }
     }
 
+    /// What this script returns.
+    pub(crate) async fn run(&self, script: &str) -> Value {
+        self.ask("POST", "/execute/sync", Some(json!({"script": script, "args": []}))).await
+    }
+
+    /// Waits until what the script returns is good.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        limit: Duration,
+        script: &str,
+        good: impl Fn(&Value) -> bool,
+    ) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let seen = self.run(script).await;
+            if good(&seen) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not within {limit:?}: {what}; the page says {seen}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Where the pictures are.
+    pub(crate) fn artefacts(&self) -> &Path {
+        &self.artefacts
+    }
+
     /// A picture of the window, kept as an artefact of the build.
     pub(crate) async fn screenshot(&self, name: &str) {
         let picture = self.ask("GET", "/screenshot", None).await;
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../artefacts/console");
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(format!("{name}.png")), base64(picture.as_str().unwrap())).unwrap();
+        std::fs::write(self.artefacts.join(format!("{name}.png")), base64(picture.as_str().unwrap()))
+            .unwrap();
     }
 
     /// What the browser itself found wrong.
