@@ -63,7 +63,7 @@ fn a_log_level_changes_while_all_runs_and_goes_back_by_itself() {
     assert!(levels.as_array().unwrap().iter().all(|one| one["directives"] == "default"), "{levels}");
 
     for (order, why) in [
-        (["n1", "debgu"], "is no log directive"),
+        (["n1", "noisy"], "is no log directive"),
         (["n1", "elpis_probe"], "is no log directive"),
         (["n9", "debug"], "there is no node n9"),
     ] {

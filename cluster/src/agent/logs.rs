@@ -154,7 +154,7 @@ mod tests {
     fn nonsense_is_refused() {
         assert_eq!(order_of(DEFAULT, None), Ok(None));
         assert!(order_of("debug", Some(0)).is_err() && order_of("debug", Some(u64::MAX)).is_err());
-        assert!(order_of("debgu", None).unwrap_err().contains("no log directive"));
+        assert!(order_of("noisy", None).unwrap_err().contains("no log directive"));
         let usual = order_of("debug", None).unwrap().unwrap();
         assert!(usual.ms_left() > 14 * 60 * 1000);
     }

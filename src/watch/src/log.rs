@@ -91,7 +91,7 @@ mod tests {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for bad in
-            ["", "debgu", "DEBUG", "elpis_probe", "elpis[x{a=1}]=debug", "=debug", "info,,debug", "a b=info"]
+            ["", "noisy", "DEBUG", "elpis_probe", "elpis[x{a=1}]=debug", "=debug", "info,,debug", "a b=info"]
         {
             let why = check(bad).unwrap_err();
             assert!(why.contains("no log directive") || why.contains("names no target"), "{bad}: {why}");
