@@ -63,7 +63,7 @@ fn collect(folder: &Path, depth: usize, secrets: &mut Vec<String>) {
             "sql" => secrets
                 .extend(text.split(" BY '").skip(1).filter_map(|s| Some(s.split_once('\'')?.0.to_owned()))),
             "key" => {
-                secrets.extend(text.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned))
+                secrets.extend(text.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned));
             }
             _ => secrets.push(text.trim().to_owned()),
         }
