@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod access;
 mod accounts;
 mod batch;
 mod bulk;
@@ -34,6 +35,7 @@ mod statements;
 #[cfg(feature = "testdb")]
 pub mod testdb;
 
+pub use access::{AccessError, AccessRole, Account, provide_access};
 pub use accounts::{Session, User};
 pub use batch::{AgentSeen, Batch, Committed, Contact, Flush, ModuleSeen, Row};
 pub use changes::Changes;

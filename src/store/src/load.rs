@@ -36,14 +36,21 @@ const SETTINGS: &str = "SELECT token, value FROM tconfig WHERE token IN ('unknow
     'async_recovery', 'event_auto_validation', 'dataserver_lifo', 'graph_precision', 'text_going_down_normal', \
     'text_going_up_critical', 'text_going_up_warning', 'text_going_down_warning', 'text_going_unknown')";
 
-/// Every text of this file, for the test that prepares them.
+/// The texts of this file, for the tests that prepare them.
 #[cfg(feature = "testdb")]
 pub(crate) fn texts() -> Vec<String> {
-    let mut texts = vec![list(KNOWN, "", 32), SETTINGS.to_owned()];
-    texts.extend(STANDING.map(standing));
+    let mut texts = vec![SETTINGS.to_owned()];
     for column in ["a.shard", "a.id_agent"] {
         texts.extend([AGENTS, CONTACTS, MODULES].map(|head| list(head, column, KEYS)));
     }
+    texts
+}
+
+/// Those that only agents' files need.
+#[cfg(feature = "testdb")]
+pub(crate) fn texts_of_files() -> Vec<String> {
+    let mut texts = vec![list(KNOWN, "", 32)];
+    texts.extend(STANDING.map(standing));
     texts
 }
 

@@ -7,6 +7,8 @@ use crate::{CommitError, Store, StoreError, Writer};
 use std::collections::HashMap;
 
 mod months;
+#[cfg(feature = "testdb")]
+pub(crate) use months::LIST as MONTHS;
 pub(crate) use months::ahead as months_ahead;
 
 /// Rows of one delete.

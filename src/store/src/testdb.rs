@@ -1,6 +1,6 @@
 //! A private MariaDB for tests: one server a test process, one migrated database a test.
 
-use crate::{Endpoint, Gate, Secret, Store, migrate};
+use crate::{AccessRole, Endpoint, Gate, Secret, Store, migrate};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Row, ValueRef};
 use std::os::unix::fs::MetadataExt;
@@ -146,6 +146,12 @@ impl TestDb {
 /// Every statement of the crate, for the test that prepares them: name, text.
 pub fn statements() -> Vec<(String, String)> {
     crate::statements::all()
+}
+
+/// The statements of a role, and its privileges: table, privilege.
+#[allow(clippy::type_complexity)] // two plain lists
+pub fn role(role: AccessRole) -> (Vec<(String, String)>, Vec<(&'static str, &'static str)>) {
+    (crate::statements::of_role(role), crate::access::privileges(role))
 }
 
 /// The text protocol brings every value as text.

@@ -8,9 +8,9 @@ use sqlx::mysql::MySqlConnection;
 use std::collections::BTreeMap;
 
 mod tables;
-#[cfg(feature = "testdb")]
-pub(crate) use tables::texts;
 use tables::{BASES, CONTACTS, COUNTS, EVENTS, NUMBERS, REPORTS, STATES, TEXTS, UNFORCE};
+#[cfg(feature = "testdb")]
+pub(crate) use tables::{texts, texts_of_operators, texts_of_results};
 
 statements! {
     LEDGER = "INSERT INTO trun_ledger (writer, incarnation, number, session, utimestamp, executions, first_slot, \

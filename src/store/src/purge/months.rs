@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Executor};
 /// Months made beyond the current one, so that the last partition never fills.
 const AHEAD: i64 = 2;
 
-const LIST: &str = "SELECT partition_name, COALESCE(CAST(NULLIF(partition_description, 'MAXVALUE') AS SIGNED), 0) \
+pub(crate) const LIST: &str = "SELECT partition_name, COALESCE(CAST(NULLIF(partition_description, 'MAXVALUE') AS SIGNED), 0) \
     FROM information_schema.partitions WHERE table_schema=DATABASE() AND table_name='tagent_data' \
     AND partition_name IS NOT NULL ORDER BY partition_ordinal_position";
 

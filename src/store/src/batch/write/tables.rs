@@ -73,11 +73,22 @@ pub(super) const EVENTS: Bulk = Bulk {
     repeatable: false,
 };
 
-/// One text of each bulk statement, for the test that prepares them all.
+/// One text of each bulk statement, for the tests that prepare them all.
 #[cfg(feature = "testdb")]
 pub(crate) fn texts() -> Vec<String> {
-    [REPORTS, NUMBERS, TEXTS, BASES, STATES, CONTACTS, COUNTS, UNFORCE, EVENTS]
-        .iter()
-        .map(|b| b.text(2))
-        .collect()
+    let mut texts = texts_of_results();
+    texts.push(REPORTS.text(2));
+    texts
+}
+
+/// Those that the results of checks need.
+#[cfg(feature = "testdb")]
+pub(crate) fn texts_of_results() -> Vec<String> {
+    [NUMBERS, TEXTS, BASES, STATES, CONTACTS, COUNTS, UNFORCE, EVENTS].iter().map(|b| b.text(2)).collect()
+}
+
+/// Those that an operator's changes need.
+#[cfg(feature = "testdb")]
+pub(crate) fn texts_of_operators() -> Vec<String> {
+    [STATES, COUNTS, EVENTS].iter().map(|b| b.text(2)).collect()
 }
