@@ -10,7 +10,9 @@
 //! | publication of the lease to the watch streams | 100 ms and at each change | `agent/renew.rs` |
 //! | look after the server processes | 100 ms | `agent/keep.rs` |
 //! | the master's work, while this node leads | 50 ms | `agent/lead.rs` |
+//! | database accounts, while this node leads | 1 s and at each change | `agent/accounts.rs` |
 
+pub mod accounts;
 mod forming;
 mod incarnation;
 mod keep;
@@ -54,6 +56,8 @@ pub struct AgentConfig {
     pub socket: PathBuf,
     /// Servers that should run here.
     pub roles: Vec<Role>,
+    /// Makes database accounts while this node leads.
+    pub accounts: accounts::Maker,
 }
 
 /// Why the node agent cannot go on.
@@ -143,11 +147,12 @@ impl Agent {
 
     /// Starts everything that needs a cluster.
     fn enter(self: &Arc<Self>, node: RaftNode, identity: &Identity) {
-        let member = Arc::new(Member::new(node, &self.config, identity.place.as_ref()));
+        let member = Arc::new(Member::new(node, &self.config, identity));
         lead::answer_calls(self, &member);
         *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&member));
         self.tasks.spawn(renew::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(renew::publish(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(accounts::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(lead::run(Arc::clone(self), member));
     }
 

@@ -1,5 +1,6 @@
 //! Who this node is: its key, the pin of that key, and its place in the cluster, kept in the data folder.
 
+use crate::key::ClusterKey;
 use crate::types::hex;
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 /// Version of the node file.
 const FILE: u16 = 1;
+/// File of the cluster key.
+const CLUSTER_KEY: &str = "cluster.key";
 
 /// Why an identity cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,8 @@ pub enum IdentityError {
     Damaged { path: PathBuf, why: String },
     #[error("cannot make a key: {0}")]
     Key(#[from] rcgen::Error),
+    #[error("the system gives no randomness; no key can be made")]
+    Randomness,
 }
 
 /// Place of this node in its cluster. Written once, when it is admitted.
@@ -57,6 +62,8 @@ pub struct Identity {
     pub boot_id: String,
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: Arc<PrivateKeyDer<'static>>,
+    /// The cluster's; `None` until it belongs to one.
+    pub(crate) cluster_key: Option<ClusterKey>,
     folder: PathBuf,
 }
 
@@ -96,6 +103,7 @@ impl Identity {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(at(&place_path)(e)),
         };
+        let cluster_key = read_cluster_key(&folder.join(CLUSTER_KEY))?;
         let boot_id =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         Ok(Identity {
@@ -104,8 +112,22 @@ impl Identity {
             boot_id,
             certificate,
             key: Arc::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()))),
+            cluster_key,
             folder: folder.to_owned(),
         })
+    }
+
+    /// Makes the key of a new cluster and keeps it.
+    pub(crate) fn make_cluster_key(&mut self) -> Result<(), IdentityError> {
+        self.keep_cluster_key(ClusterKey::random().ok_or(IdentityError::Randomness)?)
+    }
+
+    /// Keeps the cluster's key. Before the place: a node that has one has the key, too.
+    pub(crate) fn keep_cluster_key(&mut self, key: ClusterKey) -> Result<(), IdentityError> {
+        let path = self.folder.join(CLUSTER_KEY);
+        write_whole(&path, key.text().as_bytes()).map_err(|source| IdentityError::File { path, source })?;
+        self.cluster_key = Some(key);
+        Ok(())
     }
 
     /// Keeps the place for ever.
@@ -126,6 +148,17 @@ impl Identity {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+}
+
+fn read_cluster_key(path: &Path) -> Result<Option<ClusterKey>, IdentityError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => match ClusterKey::read(&text) {
+            Some(key) => Ok(Some(key)),
+            None => Err(IdentityError::Damaged { path: path.to_owned(), why: "it holds no key".to_owned() }),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(IdentityError::File { path: path.to_owned(), source }),
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod bootstrap;
 pub mod identity;
+pub mod key;
 pub mod leader;
 pub mod lease;
 pub mod log_store;

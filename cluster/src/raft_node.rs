@@ -193,6 +193,7 @@ impl RaftNode {
         let place =
             Place { version: 1, node: FIRST_NODE, uuid, cluster, generation: 1, peers: BTreeMap::new() };
         remove_log(&config)?;
+        identity.make_cluster_key()?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|source| NodeError::Port { address: config.listen.to_string(), source })?;

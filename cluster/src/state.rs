@@ -44,7 +44,11 @@ pub struct ClusterState {
     pub nodes: BTreeMap<NodeId, Node>,
     pub shards: Shards,
     pub jobs: BTreeMap<String, Job>,
+    /// The administration account; its password is sealed with the cluster key.
     pub database: Option<Database>,
+    /// Nodes whose database accounts are made, and for which epoch of the database.
+    #[serde(default)]
+    pub accounts: BTreeMap<NodeId, u64>,
     pub joins: BTreeMap<String, JoinCode>,
     pub audit: Vec<AuditLine>,
     /// Oldest first.
@@ -123,6 +127,7 @@ impl Default for ClusterState {
             shards: Shards::default(),
             jobs: BTreeMap::new(),
             database: None,
+            accounts: BTreeMap::new(),
             joins: BTreeMap::new(),
             audit: Vec::new(),
             failovers: Vec::new(),
@@ -161,7 +166,15 @@ impl ClusterState {
         })
     }
 
-    /// What the servers of the nodes see. The database account is the cluster's; a node agent puts its role's in.
+    /// Whether an entry with this command would change anything.
+    #[must_use]
+    pub fn changes(&self, command: &Command) -> bool {
+        let mut next = self.clone();
+        next.apply(self.revision, command).is_ok_and(|done| done != Applied::Unchanged)
+    }
+
+    /// What the servers of the nodes see. The database account is the administration's, its password sealed: a node
+    /// agent puts the account of node and role in.
     #[must_use]
     pub fn map(&self) -> Map {
         Map {

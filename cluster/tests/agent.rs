@@ -2,6 +2,7 @@
 //! of which one dies.
 #![allow(clippy::unwrap_used)] // helpers of tests stand outside #[test]
 
+use elpis_cluster::agent::accounts::{Maker, Order};
 use elpis_cluster::agent::{AgentConfig, AgentError, Status, run};
 use elpis_cluster::raft_node::Config;
 use elpis_cluster::types::Timings;
@@ -10,6 +11,8 @@ use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +32,10 @@ struct Node {
 
 impl Node {
     fn new(folder: &Path, name: &str, roles: &[Role]) -> Node {
+        Self::with(folder, name, roles, Maker::new(|_| async { Ok(()) }))
+    }
+
+    fn with(folder: &Path, name: &str, roles: &[Role], accounts: Maker) -> Node {
         let listen = free_port();
         let config = AgentConfig {
             raft: Config {
@@ -42,6 +49,7 @@ impl Node {
             },
             socket: folder.join(name).join("run/node.sock"),
             roles: roles.to_vec(),
+            accounts,
         };
         Self::start(config)
     }
@@ -132,7 +140,12 @@ async fn one_node_serves_its_servers_and_kills_a_silent_one() {
         }
     });
     limit.await.unwrap();
-    assert!(map.borrow().database.as_ref().unwrap().ready);
+    let limit = tokio::time::timeout(
+        LIMIT,
+        map.wait_for(|map| map.database.as_ref().is_some_and(|database| database.ready)),
+    );
+    let database = limit.await.unwrap().unwrap().database.clone().unwrap();
+    assert!(database.user.ends_with("-2-network") && database.password.len() == 64, "{database:?}");
     let wall = elpis_cluster::types::unix_ms();
     assert!((link.cluster_now_ms() - wall).abs() < 1000, "{} against {wall}", link.cluster_now_ms());
 
@@ -198,6 +211,72 @@ async fn one_node_serves_its_servers_and_kills_a_silent_one() {
     tokio::time::timeout(LIMIT, link.superseded()).await.unwrap();
     assert_eq!(link.gate().session_if_valid(), None);
     drop((link, second));
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_made_by_whoever_leads_and_a_failure_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let orders: Arc<Mutex<Vec<Order>>> = Arc::default();
+    let broken = Arc::new(AtomicBool::new(true));
+    let maker = Maker::new({
+        let (orders, broken) = (Arc::clone(&orders), Arc::clone(&broken));
+        move |order| {
+            let failed = broken.load(Ordering::SeqCst);
+            orders.lock().unwrap().push(order);
+            async move { if failed { Err("it lacks something".to_owned()) } else { Ok(()) } }
+        }
+    });
+    let node = Node::with(folder.path(), "n1", &[Role::Console, Role::TentacleServer], maker);
+    node.until("it answers without a cluster", |status| status.state == "no-cluster").await;
+    let database = json!({"url": "mysql://h/x", "user": "root", "password": "very secret"});
+    let init = json!({"name": "c", "database": database});
+    node.ask(Method::POST, "/v1/cluster/init", init).await.unwrap();
+    let status = node
+        .until("the failure is told", |status| {
+            status.database.as_ref().is_some_and(|database| database.accounts.error == "it lacks something")
+        })
+        .await;
+    assert!(status.warnings.iter().any(|text| text.contains("0 of 3 database accounts are made")));
+    let (console, tentacle) = (
+        Link::connect(&node.socket(), Role::Console).await.unwrap(),
+        Link::connect(&node.socket(), Role::TentacleServer).await.unwrap(),
+    );
+    let mut map = console.map();
+    let first = map.wait_for(|map| map.database.is_some()).await.unwrap().database.clone().unwrap();
+    assert!(!first.ready && first.password != "very secret" && first.user != "root");
+    assert!(node.status().await.unwrap().nodes[0].unfit.contains("accounts are not made"));
+
+    broken.store(false, Ordering::SeqCst);
+    let ready = map.wait_for(|map| map.database.as_ref().is_some_and(|database| database.ready));
+    let ready = tokio::time::timeout(LIMIT, ready).await.unwrap().unwrap().database.clone().unwrap();
+    node.until("all is well", |status| {
+        let database = status.database.as_ref().unwrap();
+        (database.accounts.made, database.accounts.error.as_str()) == (3, "")
+    })
+    .await;
+    let last = orders.lock().unwrap().last().unwrap().clone();
+    assert_eq!((last.url.as_str(), last.user.as_str()), ("mysql://h/x", "root"));
+    assert_eq!(last.password.0, "very secret");
+    assert!(!format!("{last:?}").contains("very secret") && last.drop.is_empty());
+    let mine = last.make.iter().find(|account| account.role == Role::Console).unwrap();
+    assert_eq!((&mine.user, &mine.password.0), (&ready.user, &ready.password));
+    assert_eq!(last.make.len(), 3);
+    let none = tentacle.map().borrow().database.clone().unwrap();
+    assert_eq!((none.user.as_str(), none.password.as_str()), ("", ""));
+
+    // Naming the same database again changes nothing; a restart leads anew, and makes sure.
+    node.ask(Method::POST, "/v1/cluster/database", database).await.unwrap();
+    assert_eq!(node.status().await.unwrap().database.unwrap().epoch, 1);
+    let before = orders.lock().unwrap().len();
+    let node = Node::start(node.end().await);
+    node.until("it leads again", |status| status.master.is_some()).await;
+    let began = Instant::now();
+    while orders.lock().unwrap().len() == before {
+        assert!(began.elapsed() < LIMIT, "the new master made nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(orders.lock().unwrap().last().unwrap().make, last.make);
     node.end().await;
 }
 
@@ -301,6 +380,8 @@ async fn three_nodes_share_the_work_and_one_may_die() {
                 && (status.shards.owned, status.moves) == (SHARDS, 0)
         })
         .await;
+    let key = |node: &Node| std::fs::read(node.config.raft.data_dir.join("cluster.key")).unwrap();
+    assert!(nodes.iter().all(|node| key(node) == key(&nodes[0])), "all hold one cluster key");
     for node in nodes {
         node.end().await;
     }

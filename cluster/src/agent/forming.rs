@@ -62,12 +62,12 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
     let Ok(mut identity) = agent.identity.try_lock() else { return Err(busy()) };
     let node = RaftNode::init_cluster(agent.config.raft.clone(), &mut identity, &init.name).await?;
     let made = Made { node: node.id(), cluster: node.state().borrow().uuid.clone() };
-    agent.enter(node.clone(), &identity);
+    agent.enter(node, &identity);
     drop(identity);
     agent.note(None, "cluster", &format!("cluster {} made", init.name));
     if let Some(endpoint) = init.database {
-        node.propose(endpoint.command()).await.map_err(|error| {
-            let No(status, why) = No::from(error);
+        let member = agent.member().ok_or_else(No::no_cluster)?;
+        super::orders::database(&member, endpoint).await.map_err(|No(status, why)| {
             No(status, format!("the cluster is made, but its database is not set: {why}; set it again"))
         })?;
     }

@@ -195,6 +195,7 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
         cluster_now_ms,
         nodes,
         warnings,
+        accounts_error: locked(&member.accounts_error).clone(),
     })
 }
 

@@ -1,7 +1,8 @@
 //! What a node agent has once its node belongs to a cluster.
 
-use super::{AgentConfig, locked};
-use crate::identity::Place;
+use super::{AgentConfig, accounts, locked};
+use crate::identity::Identity;
+use crate::key::ClusterKey;
 use crate::lease::{Grant, Holder, LeaseTimings};
 use crate::raft_node::RaftNode;
 use crate::state::ClusterState;
@@ -35,14 +36,18 @@ pub(super) struct Member {
     pub(super) renew_now: Notify,
     /// The lease may have changed.
     pub(super) republish: Notify,
-    maps: Mutex<BTreeMap<bool, (u64, Bytes)>>,
+    maps: Mutex<BTreeMap<Role, (u64, Bytes)>>,
+    pub(super) key: Option<ClusterKey>,
+    /// Why database accounts are not made, while this node leads; empty = they are.
+    pub(super) accounts_error: Mutex<String>,
     /// Term of the last renewal.
     renewed_in: AtomicU64,
     pub(super) leading: super::lead::Leading,
 }
 
 impl Member {
-    pub(super) fn new(node: RaftNode, config: &AgentConfig, place: Option<&Place>) -> Member {
+    pub(super) fn new(node: RaftNode, config: &AgentConfig, identity: &Identity) -> Member {
+        let place = identity.place.as_ref();
         let timings = LeaseTimings::of(&config.raft.timings);
         Member {
             cluster: place.map(|place| place.cluster.clone()).unwrap_or_default(),
@@ -54,6 +59,8 @@ impl Member {
             renew_now: Notify::new(),
             republish: Notify::new(),
             maps: Mutex::default(),
+            key: identity.cluster_key.clone(),
+            accounts_error: Mutex::default(),
             renewed_in: AtomicU64::new(0),
             leading: super::lead::Leading::new(timings),
             node,
@@ -144,23 +151,22 @@ impl Member {
         lease
     }
 
-    /// The map as JSON, and its revision; made once a revision. The Tentacle server sees no database account.
+    /// The map as JSON for the servers of this role, and its revision; made once a revision. Each sees its own database
+    /// account only, the Tentacle server none.
     pub(super) fn map(&self, role: Role) -> (u64, Bytes) {
         let state = self.state();
-        let account = role != Role::TentacleServer;
         let mut maps = locked(&self.maps);
-        if let Some((revision, made)) = maps.get(&account)
+        if let Some((revision, made)) = maps.get(&role)
             && *revision == state.revision
         {
             return (*revision, made.clone());
         }
         let mut map = state.map();
-        if !account && let Some(database) = &mut map.database {
-            database.user.clear();
-            database.password.clear();
+        if let Some(database) = &mut map.database {
+            accounts::give(database, &state, self, role);
         }
         let made = Bytes::from(serde_json::to_vec(&map).unwrap_or_default());
-        maps.insert(account, (state.revision, made.clone()));
+        maps.insert(role, (state.revision, made.clone()));
         (state.revision, made)
     }
 

@@ -88,6 +88,9 @@ pub struct Knowledge {
     /// Things an operator should know.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Why database accounts are not made; empty = they are.
+    #[serde(default)]
+    pub accounts_error: String,
 }
 
 /// A node as the leader sees it.

@@ -1,9 +1,10 @@
 //! What an operator orders of a cluster that stands.
 
+use super::accounts;
 use super::member::Member;
 use super::sock::No;
 use crate::bootstrap;
-use crate::state::{Command, Secret};
+use crate::state::Command;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -23,15 +24,17 @@ fn yes() -> bool {
 }
 
 impl Endpoint {
-    /// Names it to the cluster.
-    pub(super) fn command(self) -> Command {
-        Command::SetDatabase {
+    /// Names it to the cluster; the password goes sealed.
+    fn command(self, member: &Member) -> Result<Command, No> {
+        let failed = |why| No(StatusCode::INTERNAL_SERVER_ERROR, why);
+        let password = accounts::seal(member, &self.password).map_err(failed)?;
+        Ok(Command::SetDatabase {
             url: self.url,
             user: self.user,
-            password: Secret(self.password),
+            password,
             mode: "endpoint".to_owned(),
             ready: self.ready,
-        }
+        })
     }
 }
 
@@ -59,7 +62,7 @@ pub(super) async fn add_node(member: &Member) -> Result<Words, No> {
 
 /// Names the database.
 pub(super) async fn database(member: &Member, endpoint: Endpoint) -> Result<(), No> {
-    member.node.propose(endpoint.command()).await?;
+    member.node.propose(endpoint.command(member)?).await?;
     audit(member, "database set").await;
     Ok(())
 }

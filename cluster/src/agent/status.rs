@@ -3,7 +3,7 @@
 use super::member::Member;
 use super::messages::{Ask, Knowledge, STATUS, VERSION};
 use super::sock::No;
-use super::{Agent, lead, locked};
+use super::{Agent, accounts, lead, locked};
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, NodeState};
 use crate::types::boot_ms;
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// A follower waits so long for what the master knows.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// What TLS to the database costs today.
+const TLS: &str = "the database is reached over TLS, where this version waits 40 ms at each connect and each long statement (sqlx 0.9.0 sets no TCP_NODELAY), so that writing is slower by half or more; a unix socket, or ssl-mode=disabled on a link that nobody else can read, has no such wait";
 
 /// The status. Scripts rely on this shape: fields are only added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,18 @@ pub struct DatabaseLine {
     pub url: String,
     pub epoch: u64,
     pub ready: bool,
+    /// Reached over TLS: see the warning.
+    pub tls: bool,
+    pub accounts: Accounts,
+}
+
+/// Database accounts of nodes and roles.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounts {
+    pub made: usize,
+    pub wanted: usize,
+    /// Why the others are not made, and what to do; empty = nothing failed, or there is no master to ask.
+    pub error: String,
 }
 
 /// A failover; times in milliseconds since the last sign of life of the node, `at` in Unix milliseconds.
@@ -135,6 +149,9 @@ pub(super) async fn status(agent: &Agent) -> Status {
         let registry = locked(&agent.registry);
         mine.services = registry.services(boot_ms());
         mine.unfit = registry.unfit(boot_ms());
+        if mine.unfit.is_empty() {
+            mine.unfit = accounts::lacks(&member.state(), &member).unwrap_or_default().to_owned();
+        }
     }
     status
 }
@@ -181,7 +198,16 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
     let name = |id: NodeId| state.nodes.get(&id).map_or_else(|| id.to_string(), |node| node.name.clone());
     let (can_lose, reason) = can_lose(state, view, known);
     let mut warnings = known.map(|known| known.warnings.clone()).unwrap_or_default();
-    if state.database.is_none() {
+    let database = state.database.as_ref().map(|named| database(state, named, known));
+    if let Some(database) = &database {
+        let Accounts { made, wanted, error } = &database.accounts;
+        if !error.is_empty() {
+            warnings.push(format!("{made} of {wanted} database accounts are made: {error}"));
+        }
+        if database.tls {
+            warnings.push(TLS.to_owned());
+        }
+    } else {
         warnings.push("no database is set; nothing is monitored: `elpis cluster database`".to_owned());
     }
     Status {
@@ -198,12 +224,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
             total: SHARDS,
             owned: state.shards.iter().filter(|shard| shard.owner != 0 && holds(shard.owner)).count(),
         },
-        database: state.database.as_ref().map(|database| DatabaseLine {
-            mode: database.mode.clone(),
-            url: database.url.clone(),
-            epoch: database.epoch,
-            ready: database.ready,
-        }),
+        database,
         jobs: state.jobs.iter().map(|(job, at)| (job.clone(), name(at.node))).collect(),
         moves: state.moves().count(),
         failovers: state
@@ -225,6 +246,25 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
         nodes,
         warnings,
         ..base
+    }
+}
+
+/// PURE: the database, and how many of its accounts are there.
+fn database(state: &ClusterState, named: &elpis_watch::Database, known: Option<&Knowledge>) -> DatabaseLine {
+    let made = state.members().filter(|(id, _)| state.accounts.get(id) == Some(&named.epoch)).count();
+    let (_, query) = named.url.split_once('?').unwrap_or_default();
+    let told = |what: &str| query.split('&').any(|one| one.to_ascii_lowercase().starts_with(what));
+    DatabaseLine {
+        mode: named.mode.clone(),
+        url: named.url.clone(),
+        epoch: named.epoch,
+        ready: named.ready,
+        tls: !(told("socket=") || told("ssl-mode=disabled") || told("sslmode=disabled")),
+        accounts: Accounts {
+            made: made * accounts::ROLES.len(),
+            wanted: state.members().count() * accounts::ROLES.len(),
+            error: known.map(|known| known.accounts_error.clone()).unwrap_or_default(),
+        },
     }
 }
 

@@ -5,9 +5,10 @@ use super::code::{Key, Role, Tie, exporter};
 use super::wire::{Admitted, Proof, Request, STEP, Welcome, receive, refuse, send};
 use super::{JoinError, TRIES};
 use crate::identity::{Peer, spki_pin};
+use crate::key::ClusterKey;
 use crate::network::GREETING_MAX;
 use crate::raft_node::{Inner, NodeError};
-use crate::state::{ClusterState, Command, JoinCode};
+use crate::state::{ClusterState, Command, JoinCode, Secret};
 use crate::tls;
 use crate::types::monotonic_ms;
 use rustls::pki_types::ServerName;
@@ -113,6 +114,7 @@ async fn talk(
         cluster: state.uuid.clone(),
         generation: state.generation,
         peers: peers(&state, node, inner.leader()),
+        cluster_key: Secret(inner.identity().cluster_key.as_ref().map(ClusterKey::text).unwrap_or_default()),
     };
     send(stream, &admitted).await?;
     Ok(node)

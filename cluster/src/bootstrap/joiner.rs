@@ -4,6 +4,7 @@ use super::code::{Role, Tie, derive, exporter};
 use super::wire::{Admitted, Proof, Request, STEP, Welcome, receive, send};
 use super::{JoinError, Progress, Step};
 use crate::identity::{Identity, Place, spki_pin};
+use crate::key::ClusterKey;
 use crate::raft_node::{Config, NodeError, RaftNode};
 use crate::types::{PROTOCOL, monotonic_ms, unix_ms};
 use crate::{tls, words};
@@ -100,6 +101,11 @@ pub async fn join(
     let (admitted, listener) = admitted;
 
     steps.begin(Step::Start);
+    if !admitted.cluster_key.0.is_empty() {
+        let key = ClusterKey::read(&admitted.cluster_key.0);
+        let key = key.ok_or_else(|| JoinError::Talk("it handed over no cluster key".to_owned()))?;
+        identity.keep_cluster_key(key).map_err(NodeError::from)?;
+    }
     let place = Place {
         version: 1,
         node: admitted.node,

@@ -4,6 +4,7 @@
 use super::JoinError;
 use crate::identity::Peer;
 use crate::network::{GREETING_MAX, Kind, read_frame, write_frame};
+use crate::state::Secret;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub(super) struct Admitted {
     pub(super) cluster: String,
     pub(super) generation: u64,
     pub(super) peers: BTreeMap<u64, Peer>,
+    /// The cluster key; empty in a cluster that has none.
+    #[serde(default)]
+    pub(super) cluster_key: Secret,
 }
 
 pub(super) async fn send<S: AsyncWrite + Unpin, T: Serialize>(

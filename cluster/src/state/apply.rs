@@ -140,6 +140,7 @@ impl ClusterState {
                 });
                 Ok(Applied::Done)
             }
+            Command::AccountsMade { epoch, made, dropped } => Ok(self.accounts_made(*epoch, made, dropped)),
             Command::ConfigChanged => {
                 self.config_revision += 1;
                 Ok(Applied::Done)
@@ -258,6 +259,21 @@ impl ClusterState {
         node.state = NodeState::Removed;
         node.session += 1;
         Ok(Applied::Done)
+    }
+
+    fn accounts_made(&mut self, epoch: u64, made: &[NodeId], dropped: &[NodeId]) -> Applied {
+        let before = self.accounts.clone();
+        for id in dropped {
+            if self.nodes.get(id).is_none_or(|node| node.state == NodeState::Removed) {
+                self.accounts.remove(id);
+            }
+        }
+        // Another database by now: nothing is made there. A node removed by now: its accounts are to be dropped.
+        if self.database.as_ref().is_some_and(|database| database.epoch == epoch) {
+            let known = made.iter().filter(|id| self.nodes.contains_key(id));
+            self.accounts.extend(known.map(|id| (*id, epoch)));
+        }
+        done_if(self.accounts != before)
     }
 
     fn assign(&mut self, shards: &[(u16, NodeId)]) -> Applied {

@@ -84,6 +84,8 @@ pub enum Command {
     FailoverSeen(Failover),
     /// All of these or none, in order, in one entry. Batches do not nest.
     Batch(Vec<Command>),
+    /// Database accounts of the first nodes are made for this epoch of the database; those of the others are dropped.
+    AccountsMade { epoch: u64, made: Vec<NodeId>, dropped: Vec<NodeId> },
 }
 
 impl fmt::Display for Command {
@@ -105,6 +107,9 @@ impl fmt::Display for Command {
             Command::AbortMoves { shards, reason } => write!(f, "abort {} moves: {reason}", shards.len()),
             Command::SetJob { name, node } => write!(f, "job {name} to node {node}"),
             Command::SetDatabase { url, ready, .. } => write!(f, "database {url}, ready: {ready}"),
+            Command::AccountsMade { epoch, made, dropped } => {
+                write!(f, "database accounts of epoch {epoch} made for {made:?}, dropped for {dropped:?}")
+            }
             Command::ConfigChanged => f.write_str("settings changed"),
             Command::OpenJoin { code, .. } => write!(f, "open join code {code}"),
             Command::BurnJoin { code, .. } => write!(f, "burn join code {code}"),

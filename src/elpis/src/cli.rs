@@ -135,6 +135,8 @@ fn roles() -> clap::builder::PossibleValuesParser {
 pub(crate) enum Cluster {
     /// Make a cluster of this one node
     Init(Init),
+    /// Name the database and its administration account, with which the nodes' own accounts are made
+    Database(DatabaseArgs),
     /// Print the words with which one new node may join
     AddNode,
     /// Show nodes, leases, shards and failovers; works without the database
@@ -160,7 +162,7 @@ pub(crate) struct DatabaseArgs {
     /// mysql://HOST:PORT/NAME, or mysql://localhost/NAME?socket=/PATH
     #[arg(long = "database-url", value_name = "URL")]
     pub(crate) url: String,
-    /// Account
+    /// Administration account: CREATE USER, and all on the database WITH GRANT OPTION
     #[arg(long = "database-user", value_name = "USER", default_value = "elpis")]
     pub(crate) user: String,
     /// File with the account's password; "-" or nothing: standard input

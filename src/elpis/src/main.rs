@@ -3,6 +3,7 @@
 //! `cli` says what there is, `run` composes the processes from the libraries, `operate` talks to a running cluster
 //! through its local sockets, `dev` keeps a whole cluster in one folder.
 
+mod accounts;
 mod bundle;
 mod cli;
 mod dev;

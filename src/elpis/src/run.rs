@@ -56,6 +56,7 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
     let config = AgentConfig {
         socket: options.data.join("run/node.sock"),
         roles,
+        accounts: crate::accounts::maker(),
         raft: raft_node::Config {
             data_dir: options.data,
             name: options.name,

@@ -28,6 +28,33 @@ fn owned_counts_only_shards_under_a_live_lease() {
 }
 
 #[test]
+fn accounts_and_the_cost_of_tls_are_told() {
+    let (mut state, view, mut known) = cluster();
+    let mut at = 300;
+    let mut line = |state: &mut ClusterState, known: &Knowledge, url: &str| {
+        at += 1;
+        let (url, user, mode) = (url.to_owned(), String::new(), "endpoint".to_owned());
+        let set = Command::SetDatabase { url, user, password: Default::default(), mode, ready: true };
+        state.apply(at, &set).unwrap();
+        let epoch = state.database.as_ref().map_or(0, |database| database.epoch);
+        state.apply(at, &Command::AccountsMade { epoch, made: vec![2, 4], dropped: vec![] }).unwrap();
+        let status = of_cluster(state, &view, Some(known), Status::default());
+        (status.database.unwrap(), status.warnings)
+    };
+    let (database, warnings) = line(&mut state, &known, "mysql://localhost/x?socket=/s");
+    assert_eq!((database.accounts.made, database.accounts.wanted, database.tls), (6, 9, false));
+    assert_eq!(warnings, [""; 0]);
+    known.accounts_error = "lacks CREATE USER".to_owned();
+    let (database, warnings) = line(&mut state, &known, "mysql://h/x?ssl-mode=DISABLED");
+    assert_eq!((database.accounts.error.as_str(), database.tls), ("lacks CREATE USER", false));
+    assert_eq!(warnings, ["6 of 9 database accounts are made: lacks CREATE USER"]);
+    for url in ["mysql://h/x", "mysql://h/x?ssl-mode=VERIFY_CA&ssl-ca=/ca"] {
+        let (database, warnings) = line(&mut state, &known, url);
+        assert!(database.tls && warnings[1].contains("40 ms"), "{warnings:?}");
+    }
+}
+
+#[test]
 fn without_a_master_nothing_is_owned() {
     let (state, view, _) = cluster();
     let status = of_cluster(&state, &view, None, Status::default());

@@ -1,4 +1,5 @@
-//! The private MariaDB of a development cluster: one server, one folder, one account, reached by a unix socket only.
+//! The private MariaDB of a development cluster: one server, one folder, reached by a unix socket only. As in a real
+//! cluster it has an administration account, with which the nodes make their own.
 
 use super::layout::{Layout, write_whole};
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Account of the cluster.
+/// Administration account of the cluster.
 pub(crate) const USER: &str = "elpis";
 /// Name of the database.
 const DATABASE: &str = "elpis";
@@ -60,7 +61,8 @@ pub(crate) fn prepare(layout: &Layout) -> Result<()> {
     let accounts = format!(
         "CREATE USER IF NOT EXISTS '{USER}'@'localhost';\n\
          ALTER USER '{USER}'@'localhost' IDENTIFIED BY '{password}';\n\
-         GRANT ALL ON *.* TO '{USER}'@'localhost' WITH GRANT OPTION;\n"
+         GRANT CREATE USER ON *.* TO '{USER}'@'localhost';\n\
+         GRANT ALL ON `{DATABASE}`.* TO '{USER}'@'localhost' WITH GRANT OPTION;\n"
     );
     let file = folder.join("accounts.sql");
     let _ = fs::remove_file(&file);

@@ -1,7 +1,7 @@
 //! `elpis cluster …`, `elpis join`, `elpis node drain|undrain|remove`: through node.sock, without the database.
 
 use super::{secret, status};
-use crate::cli::{Cluster as Asked, Init, Join, LogLevel, NodeOrder, Scope};
+use crate::cli::{Cluster as Asked, DatabaseArgs, Init, Join, LogLevel, NodeOrder, Scope};
 use crate::find::Cluster;
 use crate::output;
 use anyhow::{Result, bail, ensure};
@@ -17,6 +17,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) async fn cluster(cluster: &Cluster, scope: &Scope, order: Asked) -> Result<()> {
     match order {
         Asked::Init(init) => self::init(cluster, scope, init).await,
+        Asked::Database(to) => database(cluster, scope, &to).await,
         Asked::AddNode => add_node(cluster, scope).await,
         Asked::Status { watch: true } => status::watch(cluster, scope.json).await,
         Asked::Status { watch: false } => {
@@ -34,10 +35,7 @@ pub(super) async fn cluster(cluster: &Cluster, scope: &Scope, order: Asked) -> R
 async fn init(cluster: &Cluster, scope: &Scope, init: Init) -> Result<()> {
     needs_node(cluster)?;
     let database = match init.database {
-        Some(to) => {
-            let password = secret::read(to.password_file.as_deref())?;
-            json!({ "url": to.url, "user": to.user, "password": password })
-        }
+        Some(to) => named(&to)?,
         None => Value::Null,
     };
     let body = json!({ "name": init.name, "database": database });
@@ -48,6 +46,17 @@ async fn init(cluster: &Cluster, scope: &Scope, init: Init) -> Result<()> {
         &format!("the cluster {} has its first node; let others in with: elpis cluster add-node", init.name),
     );
     Ok(())
+}
+
+async fn database(cluster: &Cluster, scope: &Scope, to: &DatabaseArgs) -> Result<()> {
+    let done = cluster.node(Method::POST, "/v1/cluster/database", Some(&named(to)?)).await?;
+    said(scope, &done, "the database is named; `elpis cluster status` says when its accounts are made");
+    Ok(())
+}
+
+fn named(to: &DatabaseArgs) -> Result<Value> {
+    let password = secret::read(to.password_file.as_deref())?;
+    Ok(json!({ "url": to.url, "user": to.user, "password": password }))
 }
 
 async fn add_node(cluster: &Cluster, scope: &Scope) -> Result<()> {

@@ -53,7 +53,13 @@ pub(super) fn text(seen: &Value) -> String {
     });
     let shards = &seen["shards"];
     text.push_str(&format!("{} of {} shards owned", cell(shards, "owned"), cell(shards, "total")));
-    text.push_str(&format!(", {} moving\n\n", seen["moves"].as_u64().unwrap_or(0)));
+    text.push_str(&format!(", {} moving\n", seen["moves"].as_u64().unwrap_or(0)));
+    let accounts = &seen["database"]["accounts"];
+    if accounts.is_object() {
+        let (made, wanted) = (cell(accounts, "made"), cell(accounts, "wanted"));
+        text.push_str(&format!("{made} of {wanted} database accounts made\n"));
+    }
+    text.push('\n');
     text.push_str(&nodes(seen));
     for warning in seen["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         text.push_str(&format!("\nwarning: {}", safe(warning)));
@@ -150,11 +156,13 @@ mod tests {
             "nodes": [{"id": 5, "name": "n1", "address": "127.0.0.1:1", "state": "live", "voter": true, "session": 7,
                        "shards": 4096, "lease_ms_left": 800, "services": {"console": "up", "data-server": "hung"}}],
             "shards": {"total": 4096, "owned": 4096}, "warnings": ["one \u{1b}[31m"],
+            "database": {"accounts": {"made": 6, "wanted": 9, "error": ""}},
             "failovers": [{"node": "n2", "at": 1_764_064_800, "detected_ms": 900, "reassigned_ms": 1200}]
         });
         let text = text(&seen);
         assert!(text.contains("cluster dev  master n1  term 3"), "{text}");
         assert!(text.contains("data-server hung"), "{text}");
+        assert!(text.contains("6 of 9 database accounts made"), "{text}");
         assert!(text.contains("n2         2025-11-25 10:00:00  900"), "{text}");
         assert!(!text.contains('\u{1b}'));
         super::text(&json!({ "nodes": 3, "shards": [] }));

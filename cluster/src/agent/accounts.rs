@@ -1,0 +1,280 @@
+//! Database accounts, one a node and role: made and dropped by the master's node agent with the administration account,
+//! handed to the server processes of the node they belong to.
+//!
+//! Which node has its accounts is in the replicated state, so a new master goes on where the last one ended; what was
+//! done and not written down is done again. The SQL comes from outside ([`Maker`]): nothing here knows it.
+
+use super::member::Member;
+use super::{Agent, locked};
+use crate::state::{ClusterState, Command, NodeState, Secret};
+use elpis_watch::{Database, NodeId, Role};
+use futures_util::future::BoxFuture;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Servers that use the database.
+pub const ROLES: [Role; 3] = [Role::DataServer, Role::NetworkServer, Role::Console];
+/// Place of the administration password in the state.
+const PLACE: &str = "database";
+/// How often the state is looked at; a change of it is seen at once.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pause after a failure.
+const AGAIN: Duration = Duration::from_secs(2);
+/// All accounts are made again this often, so that one which somebody dropped comes back.
+const RENEW: Duration = Duration::from_secs(300);
+/// Longest work on accounts.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Why a node without a key gets nowhere.
+const NO_KEY: &str = "this node has no cluster key (cluster.key in its data folder): the cluster was made by a program of before accounts, or the file was lost; make the cluster anew, or remove this node and join it again, empty";
+
+/// An account to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub user: String,
+    pub role: Role,
+    pub password: Secret,
+}
+
+/// What is to be done with the administration account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub url: String,
+    /// Administration account.
+    pub user: String,
+    pub password: Secret,
+    pub make: Vec<Account>,
+    /// Accounts to drop, by name.
+    pub drop: Vec<String>,
+}
+
+type Work = dyn Fn(Order) -> BoxFuture<'static, Result<(), String>> + Send + Sync;
+
+/// Carries an [`Order`] out in the database; doing one twice is the same as once. The error is for an operator: what
+/// happened and what to do.
+#[derive(Clone)]
+pub struct Maker(Arc<Work>);
+
+impl fmt::Debug for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Maker")
+    }
+}
+
+impl Maker {
+    /// From a function.
+    pub fn new<F, Fut>(work: F) -> Maker
+    where
+        F: Fn(Order) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Maker(Arc::new(move |order| Box::pin(work(order))))
+    }
+}
+
+/// Name of an account: short enough for every server, and another one in each cluster that shares the server.
+fn user(state: &ClusterState, node: NodeId, role: Role) -> String {
+    let cluster: String = state.uuid.chars().filter(char::is_ascii_alphanumeric).take(6).collect();
+    let role = match role {
+        Role::DataServer => "data",
+        Role::NetworkServer => "network",
+        Role::Console => "console",
+        Role::TentacleServer => "none",
+    };
+    format!("elpis-{cluster}-{node}-{role}")
+}
+
+/// Puts the account of this node and role in the place of the administration account.
+pub(super) fn give(database: &mut Database, state: &ClusterState, member: &Member, role: Role) {
+    database.user.clear();
+    database.password.clear();
+    database.ready = database.ready && lacks(state, member).is_none();
+    if let (true, Some(key)) = (ROLES.contains(&role), &member.key) {
+        database.user = user(state, member.id(), role);
+        database.password = key.account_password(member.id(), role, state.generation);
+    }
+}
+
+/// Why this node's servers have no accounts, when the database itself is ready.
+pub(super) fn lacks(state: &ClusterState, member: &Member) -> Option<&'static str> {
+    let database = state.database.as_ref().filter(|database| database.ready)?;
+    if member.key.is_none() {
+        return Some(NO_KEY);
+    }
+    let made = state.accounts.get(&member.id()) == Some(&database.epoch);
+    (!made).then_some("its database accounts are not made yet; `elpis cluster status` says why")
+}
+
+/// Seals the administration password for the log.
+pub(super) fn seal(member: &Member, password: &str) -> Result<Secret, String> {
+    let key = member.key.as_ref().ok_or(NO_KEY)?;
+    key.seal(PLACE, password).map(Secret).ok_or_else(|| "the password cannot be sealed".to_owned())
+}
+
+/// Works whenever this node leads, until the node agent stops.
+pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
+    let mut states = member.node.state();
+    let mut led = 0;
+    let mut renew_at = Instant::now();
+    loop {
+        let view = member.node.raft_view();
+        let mut pause = LOOK;
+        if view.is_leader {
+            // What the master before did and did not write down is unknown: everything once more.
+            let all = std::mem::replace(&mut led, view.term) != view.term || Instant::now() >= renew_at;
+            let outcome = turn(&agent, &member, view.term, all).await;
+            match outcome {
+                Ok(()) if all => renew_at = Instant::now() + RENEW,
+                Ok(()) => {}
+                Err(error) => {
+                    (led, pause) = (if all { 0 } else { led }, AGAIN);
+                    say(&agent, &member, error);
+                }
+            }
+        } else {
+            locked(&member.accounts_error).clear();
+        }
+        tokio::select! {
+            () = agent.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            changed = states.changed(), if pause == LOOK => if changed.is_err() { return },
+        }
+        states.borrow_and_update();
+    }
+}
+
+/// Keeps an error for the status; a new one is an event.
+fn say(agent: &Agent, member: &Member, error: String) {
+    let mut held = locked(&member.accounts_error);
+    if *held != error {
+        agent.note(None, "accounts", &error);
+        *held = error;
+    }
+}
+
+async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<(), String> {
+    let state = member.state();
+    let Some(database) = state.database.as_ref().filter(|database| database.ready) else {
+        locked(&member.accounts_error).clear();
+        return Ok(());
+    };
+    let todo = todo(&state, database.epoch, all);
+    if todo.is_empty() {
+        locked(&member.accounts_error).clear();
+        return Ok(());
+    }
+    let key = member.key.as_ref().ok_or(NO_KEY)?;
+    let password = key.open(PLACE, &database.password).ok_or(
+        "the administration account's password in the log was sealed with another key; give it again with `elpis cluster database`",
+    )?;
+    let accounts = |node: &NodeId| {
+        let node = *node;
+        let (state, generation) = (&state, state.generation);
+        ROLES.map(|role| Account {
+            user: user(state, node, role),
+            role,
+            password: Secret(key.account_password(node, role, generation)),
+        })
+    };
+    let order = Order {
+        url: database.url.clone(),
+        user: database.user.clone(),
+        password: Secret(password),
+        make: todo.make.iter().flat_map(accounts).collect(),
+        drop: todo.drop.iter().flat_map(|node| ROLES.map(|role| user(&state, *node, role))).collect(),
+    };
+    let (made, dropped) = (order.make.len(), order.drop.len());
+    let work = timeout(LIMIT, (agent.config.accounts.0)(order));
+    let done = tokio::select! {
+        done = work => done,
+        () = agent.stop.cancelled() => return Ok(()),
+    };
+    done.map_err(|_| {
+        format!("the database did not finish within {} s; it is tried again", LIMIT.as_secs())
+    })??;
+    let command = todo.command(database.epoch);
+    if state.changes(&command) {
+        let written = member.node.propose_in_term(term, command).await;
+        written.map_err(|error| format!("accounts are made but not written down: {error}"))?;
+        tracing::info!(made, dropped, epoch = database.epoch, "database accounts made and dropped");
+    }
+    locked(&member.accounts_error).clear();
+    Ok(())
+}
+
+/// Nodes to make accounts for, and nodes whose accounts go.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Todo {
+    make: Vec<NodeId>,
+    drop: Vec<NodeId>,
+}
+
+impl Todo {
+    fn is_empty(&self) -> bool {
+        self.make.is_empty() && self.drop.is_empty()
+    }
+
+    fn command(self, epoch: u64) -> Command {
+        Command::AccountsMade { epoch, made: self.make, dropped: self.drop }
+    }
+}
+
+/// PURE: what is to be done. `all`: also what is written down as done.
+fn todo(state: &ClusterState, epoch: u64, all: bool) -> Todo {
+    let mut todo = Todo::default();
+    for (id, node) in &state.nodes {
+        let made = state.accounts.get(id);
+        if node.state == NodeState::Removed {
+            // Also when none is written down: its master may have fallen in between.
+            if all || made.is_some() {
+                todo.drop.push(*id);
+            }
+        } else if all || made != Some(&epoch) {
+            todo.make.push(*id);
+        }
+    }
+    todo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::live;
+
+    #[test]
+    fn what_is_to_be_done_follows_from_the_state() {
+        let mut state = live(3);
+        let todo_now = |state: &ClusterState, all| {
+            let todo = todo(state, 1, all);
+            (todo.make, todo.drop)
+        };
+        assert_eq!(todo_now(&state, false), (vec![2, 3, 4], vec![]));
+        let set = Command::SetDatabase {
+            url: "u".into(),
+            user: "u".into(),
+            password: Secret::default(),
+            mode: "endpoint".into(),
+            ready: true,
+        };
+        state.apply(200, &set).unwrap();
+        state.apply(201, &Command::AccountsMade { epoch: 1, made: vec![2, 3], dropped: vec![] }).unwrap();
+        assert_eq!(todo_now(&state, false), (vec![4], vec![]));
+        assert_eq!(todo_now(&state, true), (vec![2, 3, 4], vec![]));
+        assert_eq!(todo(&state, 2, false).make, [2, 3, 4], "another database");
+        state.apply(202, &Command::Remove { node: 3 }).unwrap();
+        state.apply(203, &Command::Remove { node: 4 }).unwrap();
+        assert_eq!(todo_now(&state, false), (vec![], vec![3]));
+        state.apply(204, &Command::AccountsMade { epoch: 1, made: vec![], dropped: vec![3] }).unwrap();
+        assert_eq!(todo_now(&state, false), (vec![], vec![]));
+        assert_eq!(todo_now(&state, true), (vec![2], vec![3, 4]), "whoever leads next makes sure");
+    }
+
+    #[test]
+    fn names_are_short_and_differ_between_clusters() {
+        let mut state = live(1);
+        state.uuid = "4f1c2a-99".into();
+        assert_eq!(user(&state, 2, Role::NetworkServer), "elpis-4f1c2a-2-network");
+        assert!(user(&state, 99_999_999, Role::NetworkServer).len() <= 32);
+    }
+}
