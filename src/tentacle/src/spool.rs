@@ -29,9 +29,12 @@ mod intake;
 pub use entry::{Entry, EntryId, Header, Stored};
 pub use intake::{Accepted, Intake};
 
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Version of an entry's header.
 pub const VERSION: u32 = 1;
@@ -148,6 +151,17 @@ impl Spool {
         folder.flatten().any(|file| file.file_name().to_str().is_some_and(|name| name.ends_with(".entry")))
     }
 
+    /// Changes when an entry comes into `work`, to whatever shard; the clock of a folder is coarse, so one that has just
+    /// changed may change again without saying so.
+    pub fn news(&self) -> Option<SystemTime> {
+        self.root.join("work").metadata().ok()?.modified().ok()
+    }
+
+    /// The same of one shard.
+    pub fn news_of(&self, shard: u16) -> Option<SystemTime> {
+        self.shard_folder("work", shard).metadata().ok()?.modified().ok()
+    }
+
     /// Header and content, checked against the key.
     pub fn read(&self, entry: &Entry) -> Result<Stored, SpoolError> {
         entry::read(&entry.path)
@@ -238,6 +252,13 @@ impl Spool {
             make_folder(folder)?;
         }
         self.write_file(&entry.path, &entry::encode(header, content)?)?;
+        // After the entry: who looks in between looks again.
+        let work = self.root.join("work");
+        let touched = File::open(&work).and_then(|folder| {
+            // The clock of the folder, as any change in it would set it.
+            futimens(&folder, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW).map_err(io::Error::from)
+        });
+        touched.map_err(|e| SpoolError::io("touch", &work, e))?;
         Ok(entry)
     }
 
@@ -248,10 +269,16 @@ impl Spool {
 
     fn hand_over(&self, entry: &Entry, folder: &str, shard: u16) -> Result<(), SpoolError> {
         let folder = self.shard_folder(folder, shard);
-        make_folder(&folder)?;
         let target = folder.join(entry.id.file_name());
         // Not synced: if the rename is lost, the entry is processed again and its key is found.
-        fs::rename(&entry.path, &target).map_err(|e| SpoolError::io("hand over", &entry.path, e))
+        let moved = fs::rename(&entry.path, &target).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound if !folder.is_dir() => {
+                make_folder(&folder).map_err(io::Error::other)?;
+                fs::rename(&entry.path, &target)
+            }
+            _ => Err(error),
+        });
+        moved.map_err(|e| SpoolError::io("hand over", &entry.path, e))
     }
 
     fn shard_folder(&self, folder: &str, shard: u16) -> PathBuf {

@@ -10,6 +10,7 @@ impl Lane {
     pub(super) fn take_read(&mut self, read: Read) {
         match read {
             Read::Shards { shards, agents } => {
+                self.shards_came = true;
                 let mut taken = BTreeSet::new();
                 for (shard, epoch) in shards {
                     if self.shards.loaded(shard, epoch) {

@@ -93,6 +93,8 @@ pub(super) struct Lane {
     finished: Vec<(u16, elpis_tentacle::spool::EntryId)>,
     next_gather: Instant,
     drains: Vec<Drain>,
+    /// The scanner has not heard yet of shards that came.
+    pub(super) shards_came: bool,
     rounds: Rounds,
     next_tick: Instant,
     detect: bool,
@@ -156,6 +158,7 @@ impl Lane {
             finished: Vec::new(),
             next_gather: Instant::now(),
             drains: Vec::new(),
+            shards_came: false,
             rounds: Rounds::default(),
             next_tick: Instant::now(),
             detect: false,
@@ -381,7 +384,8 @@ impl Lane {
     fn tick(&mut self) {
         let now = Instant::now();
         // Shards whose state is there are looked at as soon as the scanner is back.
-        if let Some(scanner) = self.scanner.as_mut() {
+        if let (true, Some(scanner)) = (self.shards_came, self.scanner.as_mut()) {
+            self.shards_came = false;
             for (shard, epoch) in self.shards.held() {
                 scanner.keep(shard, epoch);
             }

@@ -11,6 +11,8 @@ const LISTED: usize = 2_000;
 const LISTED_ALL: usize = 20_000;
 /// Pause between two looks at the folders while files wait in memory.
 const LIST_EVERY: Duration = Duration::from_millis(100);
+/// All folders are looked at so often, whatever the spool says.
+const LIST_ALL_EVERY: Duration = Duration::from_secs(5);
 /// Files of one gathering.
 const FILES: usize = 500;
 /// Bytes of one gathering.
@@ -55,6 +57,11 @@ pub(super) struct Scanner {
     limits: Limits,
     slots: BTreeMap<u16, Slot>,
     next_list: Instant,
+    next_full_list: Instant,
+    /// The spool's news at the last listing.
+    news: Option<SystemTime>,
+    /// Some folder was left out, or the clock of the news is too coarse to be sure.
+    unsure: bool,
     /// Shard after which the next gathering begins.
     turn: u16,
 }
@@ -66,6 +73,9 @@ impl Scanner {
             limits: Limits::default(),
             slots: BTreeMap::new(),
             next_list: Instant::now(),
+            next_full_list: Instant::now(),
+            news: None,
+            unsure: true,
             turn: 0,
         }
     }
@@ -155,17 +165,28 @@ impl Scanner {
     }
 
     fn list(&mut self) {
+        // Before the folders: what comes meanwhile is seen next time.
+        let news = self.spool.news();
+        let moved = news != self.news;
+        let full = moved || self.unsure || Instant::now() >= self.next_full_list;
+        (self.news, self.unsure) = (news, moved);
+        if full {
+            self.next_full_list = Instant::now() + LIST_ALL_EVERY;
+        }
         let mut all: usize = self.slots.values().map(|slot| slot.waiting.len()).sum();
         for (&shard, slot) in &mut self.slots {
             if !slot.ready {
                 slot.ready = self.spool.ready(shard, slot.epoch);
                 slot.again = slot.ready;
             }
-            if !slot.ready || all >= LISTED_ALL {
+            if !slot.ready || !(full || slot.again) {
                 continue;
             }
-            let probe = self.spool.entry(shard, EntryId { receive_ms: 0, receiver: 0, sequence: 0 });
-            let time = probe.path().parent().and_then(|folder| folder.metadata().ok()?.modified().ok());
+            if all >= LISTED_ALL {
+                self.unsure = true;
+                continue;
+            }
+            let time = self.spool.news_of(shard);
             let moved = time != slot.changed;
             if !moved && !slot.again {
                 continue;

@@ -110,7 +110,13 @@ pub(crate) fn report_key(name: &str, content: &[u8]) -> String {
     context.update(name.as_bytes());
     context.update(&[0]);
     context.update(content);
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut hex = String::with_capacity(64);
+    for byte in context.finish().as_ref() {
+        for half in [byte >> 4, byte & 15] {
+            hex.push(char::from(b"0123456789abcdef"[usize::from(half)]));
+        }
+    }
+    hex
 }
 
 pub(super) fn encode(header: &Header, content: &[u8]) -> Result<Vec<u8>, SpoolError> {
