@@ -74,8 +74,8 @@ impl ReportModule {
 pub fn parse(text: &str, limits: &Limits) -> Result<AgentReport, XmlError> {
     let root = tree::read(text, limits)?;
     let mut report = AgentReport::default();
-    for child in &root.children {
-        match child.name.as_str() {
+    for child in root.children {
+        match &*child.name {
             "module" if report.modules.len() >= limits.modules => {
                 return Err(XmlError::Limit { line: 1, what: "modules", limit: limits.modules });
             }
@@ -90,12 +90,13 @@ pub fn parse(text: &str, limits: &Limits) -> Result<AgentReport, XmlError> {
             _ => {}
         }
     }
-    report.attributes = root.attributes;
+    report.attributes =
+        root.attributes.into_iter().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
     Ok(report)
 }
 
 /// A module; tags may also be attributes of the element.
-fn module(element: &Element) -> Option<ReportModule> {
+fn module(element: Element<'_>) -> Option<ReportModule> {
     let text = |name: &str| element.child_text(name).or_else(|| element.attribute(name));
     let name: String = text("name")?.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
     if name.trim().is_empty() {
@@ -109,14 +110,15 @@ fn module(element: &Element) -> Option<ReportModule> {
     let taken = |name: &str| matches!(name, "name" | "type" | "data" | "datalist");
     let attributes =
         element.attributes.iter().filter(|(key, _)| element.children_named(key).next().is_none());
-    module.tags.extend(attributes.filter(|(key, _)| !taken(key)).cloned());
+    let owned = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    module.tags.extend(attributes.filter(|(key, _)| !taken(key)).map(|(key, value)| owned(key, value)));
     let children = element.children.iter().filter(|child| !taken(&child.name));
-    module.tags.extend(children.map(|child| (child.name.clone(), child.text.clone())));
-    module.items = items(element, &module);
+    module.tags.extend(children.map(|child| owned(&child.name, &child.text)));
+    module.items = items(&element, &module);
     Some(module)
 }
 
-fn items(element: &Element, module: &ReportModule) -> Vec<ReportItem> {
+fn items(element: &Element<'_>, module: &ReportModule) -> Vec<ReportItem> {
     let list: Vec<ReportItem> = element
         .children_named("datalist")
         .flat_map(|list| list.children_named("data"))
@@ -132,7 +134,7 @@ fn items(element: &Element, module: &ReportModule) -> Vec<ReportItem> {
 }
 
 /// An item of a data list: `<value>` and `<timestamp>`, or its bare text.
-fn list_item(data: &Element) -> ReportItem {
+fn list_item(data: &Element<'_>) -> ReportItem {
     let value = data.child_text("value").or_else(|| data.attribute("value")).unwrap_or(&data.text);
     let timestamp = data.child_text("timestamp").or_else(|| data.attribute("timestamp"));
     ReportItem { value: value.to_owned(), timestamp: timestamp.map(str::to_owned) }

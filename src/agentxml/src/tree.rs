@@ -4,31 +4,33 @@ use crate::{Limits, XmlError};
 use quick_xml::Reader;
 use quick_xml::XmlVersion;
 use quick_xml::events::{BytesRef, BytesStart, Event};
+use std::borrow::Cow;
 
-/// An element: attributes in order, text joined around comments, children in order.
+/// An element: attributes in order, text joined around comments, children in order. What the document says in one
+/// piece is not copied.
 #[derive(Debug, Default)]
-pub(crate) struct Element {
-    pub(crate) name: String,
-    pub(crate) attributes: Vec<(String, String)>,
-    pub(crate) text: String,
-    pub(crate) children: Vec<Element>,
+pub(crate) struct Element<'t> {
+    pub(crate) name: Cow<'t, str>,
+    pub(crate) attributes: Vec<(Cow<'t, str>, Cow<'t, str>)>,
+    pub(crate) text: Cow<'t, str>,
+    pub(crate) children: Vec<Element<'t>>,
 }
 
-impl Element {
+impl<'t> Element<'t> {
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 
     pub(crate) fn children_named<'a, 'n>(
         &'a self,
         name: &'n str,
-    ) -> impl Iterator<Item = &'a Element> + use<'a, 'n> {
+    ) -> impl Iterator<Item = &'a Element<'t>> + use<'a, 'n, 't> {
         self.children.iter().filter(move |child| child.name == name)
     }
 
     /// Text of the first child of this name.
     pub(crate) fn child_text(&self, name: &str) -> Option<&str> {
-        self.children.iter().find(|child| child.name == name).map(|child| child.text.as_str())
+        self.children.iter().find(|child| child.name == name).map(|child| &*child.text)
     }
 }
 
@@ -36,19 +38,22 @@ fn allowed(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
 }
 
-struct Builder<'a> {
-    text: &'a str,
-    limits: &'a Limits,
-    open: Vec<Element>,
-    root: Option<Element>,
+struct Builder<'t> {
+    text: &'t str,
+    limits: &'t Limits,
+    open: Vec<Element<'t>>,
+    root: Option<Element<'t>>,
     elements: usize,
     /// Position up to which lines are counted, and the line there.
     counted: (usize, usize),
 }
 
 /// Reads the document; its one root element.
-pub(crate) fn read(text: &str, limits: &Limits) -> Result<Element, XmlError> {
-    if let Some((at, c)) = text.char_indices().find(|(_, c)| !allowed(*c)) {
+pub(crate) fn read<'t>(text: &'t str, limits: &'t Limits) -> Result<Element<'t>, XmlError> {
+    // Most files are plain ASCII: one pass without a branch a character.
+    let odd = |byte: u8| (byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r')) | (byte >= 0x80);
+    let any_odd = text.bytes().fold(false, |any, byte| any | odd(byte));
+    if any_odd && let Some((at, c)) = text.char_indices().find(|(_, c)| !allowed(*c)) {
         let line = text[..at].matches('\n').count() + 1;
         return Err(XmlError::BadCharacter { line, code: u32::from(c) });
     }
@@ -66,7 +71,7 @@ pub(crate) fn read(text: &str, limits: &Limits) -> Result<Element, XmlError> {
     }
 }
 
-impl Builder<'_> {
+impl<'t> Builder<'t> {
     fn line(&mut self, at: usize) -> usize {
         let (from, line) = self.counted;
         let at = at.max(from);
@@ -123,6 +128,15 @@ impl Builder<'_> {
         predefined(reference).ok_or_else(|| unknown(self.line(at)))
     }
 
+    /// A piece of the document without a copy, where it is one.
+    fn piece(&self, part: &str) -> Cow<'t, str> {
+        let from = (part.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
+        match self.text.get(from..from.saturating_add(part.len())) {
+            Some(piece) if piece.as_ptr() == part.as_ptr() => Cow::Borrowed(piece),
+            _ => Cow::Owned(part.to_owned()),
+        }
+    }
+
     fn start(&mut self, start: &BytesStart<'_>, at: usize) -> Result<(), XmlError> {
         self.elements += 1;
         let limits = self.limits;
@@ -137,7 +151,7 @@ impl Builder<'_> {
         if self.root.is_some() && self.open.is_empty() {
             return Err(self.malformed(at, "a second root element begins"));
         }
-        let mut element = Element { name: start.name().0.to_owned(), ..Element::default() };
+        let mut element = Element { name: self.piece(start.name().0), ..Element::default() };
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|error| self.malformed(at, error.to_string()))?;
             if element.attributes.len() >= limits.attributes {
@@ -156,7 +170,11 @@ impl Builder<'_> {
             if let Some(c) = value.chars().find(|c| !allowed(*c)) {
                 return Err(XmlError::BadCharacter { line: self.line(at), code: u32::from(c) });
             }
-            element.attributes.push((attribute.key.0.to_owned(), value.into_owned()));
+            let value = match value {
+                Cow::Borrowed(value) => self.piece(value),
+                Cow::Owned(value) => Cow::Owned(value),
+            };
+            element.attributes.push((self.piece(attribute.key.0), value));
         }
         self.open.push(element);
         Ok(())
@@ -175,8 +193,10 @@ impl Builder<'_> {
 
     fn push(&mut self, text: &str, at: usize) -> Result<(), XmlError> {
         let limit = self.limits.text;
+        let piece = self.piece(text);
         match self.open.last_mut() {
-            Some(element) if element.text.len() + text.len() <= limit => element.text.push_str(text),
+            Some(element) if element.text.is_empty() && text.len() <= limit => element.text = piece,
+            Some(element) if element.text.len() + text.len() <= limit => element.text.to_mut().push_str(text),
             Some(_) => return Err(XmlError::Limit { line: self.line(at), what: "bytes of one text", limit }),
             None if text.trim().is_empty() => {}
             None => return Err(self.malformed(at, "text stands outside of the root element")),
@@ -184,7 +204,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Element, XmlError> {
+    fn finish(mut self) -> Result<Element<'t>, XmlError> {
         if let Some(element) = self.open.last() {
             let reason = format!("<{}> is not closed", element.name);
             return Err(self.malformed(self.text.len(), reason));

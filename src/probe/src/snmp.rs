@@ -10,11 +10,15 @@ use std::{
 };
 use tokio::sync::OnceCell;
 
-/// One socket a family for all questions, opened with the first.
+/// Sockets a family. The system keeps about 270 answers for one that is not read for a moment; after a takeover
+/// thousands arrive at once.
+const SOCKETS: usize = 32;
+
+/// Sockets for all questions, by target; each opened with the first question.
 #[derive(Default)]
 pub(crate) struct Snmp {
-    four: OnceCell<UdpTransport>,
-    six: OnceCell<UdpTransport>,
+    four: [OnceCell<UdpTransport>; SOCKETS],
+    six: [OnceCell<UdpTransport>; SOCKETS],
 }
 
 /// What came of a get.
@@ -47,8 +51,8 @@ impl Snmp {
             ))
         })?;
         let peer = SocketAddr::new(address, if check.port == 0 { 161 } else { check.port });
-        let (cell, any) = if address.is_ipv4() { (&self.four, "0.0.0.0:0") } else { (&self.six, "[::]:0") };
-        let transport = cell
+        let (cells, any) = if address.is_ipv4() { (&self.four, "0.0.0.0:0") } else { (&self.six, "[::]:0") };
+        let transport = cells[place(address)]
             .get_or_try_init(|| UdpTransport::bind(any))
             .await
             .map_err(|error| Failure::failed(format!("no socket for SNMP on this node: {error}")))?;
@@ -79,6 +83,18 @@ impl Snmp {
         }
         Ok(Got::Nothing(why))
     }
+}
+
+/// Which socket asks this target.
+fn place(address: IpAddr) -> usize {
+    let sum = |bytes: &[u8]| {
+        bytes.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)))
+    };
+    let number = match address {
+        IpAddr::V4(address) => sum(&address.octets()),
+        IpAddr::V6(address) => sum(&address.octets()),
+    };
+    number % SOCKETS
 }
 
 /// A value without its type; surrounding quotes removed; `None` for "there is no such object".

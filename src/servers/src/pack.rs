@@ -36,6 +36,11 @@ impl Pack {
         self.values
     }
 
+    /// Samples and states to write: what a batch costs the database.
+    pub fn writes(&self) -> usize {
+        self.rows.len() + self.states.len()
+    }
+
     /// Agents whose contact row this batch writes.
     pub fn touched(&self) -> impl Iterator<Item = AgentId> {
         self.touched.iter().copied()

@@ -16,7 +16,7 @@ impl Process {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null());
         if std::env::var_os("ELPIS_LOG").is_none() {
-            command.env("ELPIS_LOG", "warn");
+            command.env("ELPIS_LOG", "warn,async_snmp=off");
         }
         Ok(Process(command.spawn().with_context(|| format!("cannot start {}", program.display()))?))
     }

@@ -23,8 +23,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Values that make a batch.
+/// Values that make a batch, and that are read at once.
 const BATCH: usize = 1000;
+/// A batch that writes less waits for more files, if they are there already: most values of an agent do not change.
+const LIGHT: usize = 400;
+/// Values of a batch that writes little.
+const BATCH_MAX: usize = 5000;
 /// Pause between two looks at an empty spool.
 const IDLE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(1);
@@ -92,6 +96,8 @@ pub(super) struct Lane {
     /// What the scanner has to be told when it is back.
     finished: Vec<(u16, elpis_tentacle::spool::EntryId)>,
     next_gather: Instant,
+    /// The last gathering left files behind.
+    more: bool,
     drains: Vec<Drain>,
     /// The scanner has not heard yet of shards that came.
     pub(super) shards_came: bool,
@@ -157,6 +163,7 @@ impl Lane {
             gathering: None,
             finished: Vec::new(),
             next_gather: Instant::now(),
+            more: false,
             drains: Vec::new(),
             shards_came: false,
             rounds: Rounds::default(),
@@ -198,6 +205,7 @@ impl Lane {
                 gathered = back(&mut self.gathering) => {
                     self.gathering = None;
                     let Ok((scanner, parsed)) = gathered else { return Turn::Again };
+                    self.more = scanner.has_waiting();
                     self.scanner = Some(scanner);
                     let pause = if parsed.is_empty() { IDLE } else { Duration::ZERO };
                     self.next_gather = Instant::now() + pause;
@@ -248,13 +256,24 @@ impl Lane {
         until
     }
 
+    /// Enough for one transaction.
+    fn is_full(&self) -> bool {
+        let heavy = self.pack.writes() >= LIGHT && self.pack.values() >= BATCH;
+        heavy || self.pack.values() >= BATCH_MAX || self.finish.len() >= BATCH
+    }
+
+    /// More files wait, and their batch may be this one.
+    fn is_growing(&self) -> bool {
+        let light = self.pack.writes() < LIGHT && self.pack.values() < BATCH_MAX && self.finish.len() < BATCH;
+        light && self.more && self.may_gather()
+    }
+
     fn may_gather(&self) -> bool {
         let open = self.base.link.gate().session_if_valid() == Some(self.writer.session);
         open && !self.detect
             && self.waiting.is_empty()
             && self.drains.is_empty()
-            && self.pack.values() < BATCH
-            && self.finish.len() < BATCH
+            && !self.is_full()
             && !self.start.stopping.is_cancelled()
     }
 
@@ -266,9 +285,8 @@ impl Lane {
         for (shard, id) in self.finished.drain(..) {
             scanner.finished(shard, id);
         }
-        let values = BATCH - self.pack.values();
         self.gathering = Some(tokio::task::spawn_blocking(move || {
-            let parsed = scanner.gather(values);
+            let parsed = scanner.gather(BATCH);
             (scanner, parsed)
         }));
     }
@@ -276,7 +294,7 @@ impl Lane {
     /// Hands the open batch to the writer when that is free. All earlier ones stand then, so that what is stored in a
     /// second is known for sure.
     async fn hand_over(&mut self) {
-        if self.sealed != self.done || (self.pack.is_empty() && self.finish.is_empty()) {
+        if self.sealed != self.done || self.is_growing() || (self.pack.is_empty() && self.finish.is_empty()) {
             return;
         }
         let Ok(permit) = self.queue.try_reserve() else { return };

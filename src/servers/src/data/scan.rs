@@ -143,6 +143,11 @@ impl Scanner {
         }
     }
 
+    /// Files are listed that no gathering has taken yet.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.slots.values().any(|slot| !slot.waiting.is_empty())
+    }
+
     fn read(&self, entry: &Entry) -> Option<(Content, usize)> {
         match self.spool.read(entry) {
             Ok(stored) => {
