@@ -79,7 +79,7 @@ pub fn parse(text: &str, limits: &Limits) -> Result<AgentReport, XmlError> {
             "module" if report.modules.len() >= limits.modules => {
                 return Err(XmlError::Limit { line: 1, what: "modules", limit: limits.modules });
             }
-            "module" => report.modules.extend(module(child)),
+            "module" => report.modules.extend(module(&child)),
             "custom_fields" => {
                 let fields = child.children_named("field").filter_map(|f| {
                     Some((f.child_text("name")?.to_owned(), f.child_text("value")?.to_owned()))
@@ -96,7 +96,7 @@ pub fn parse(text: &str, limits: &Limits) -> Result<AgentReport, XmlError> {
 }
 
 /// A module; tags may also be attributes of the element.
-fn module(element: Element<'_>) -> Option<ReportModule> {
+fn module(element: &Element<'_>) -> Option<ReportModule> {
     let text = |name: &str| element.child_text(name).or_else(|| element.attribute(name));
     let name: String = text("name")?.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
     if name.trim().is_empty() {
@@ -114,7 +114,7 @@ fn module(element: Element<'_>) -> Option<ReportModule> {
     module.tags.extend(attributes.filter(|(key, _)| !taken(key)).map(|(key, value)| owned(key, value)));
     let children = element.children.iter().filter(|child| !taken(&child.name));
     module.tags.extend(children.map(|child| owned(&child.name, &child.text)));
-    module.items = items(&element, &module);
+    module.items = items(element, &module);
     Some(module)
 }
 
