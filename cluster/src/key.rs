@@ -3,7 +3,7 @@
 //! The first node makes it, a newcomer gets it at the end of its join. What the log must not show is sealed with it;
 //! the passwords of nodes' database accounts are derived from it, so that they are stored nowhere.
 
-use crate::types::hex;
+use crate::types::{hex, unhex};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use elpis_watch::{NodeId, Role};
@@ -92,14 +92,6 @@ fn mac(key: &[u8], message: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref());
     out
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(byte).collect()
 }
 
 #[cfg(test)]

@@ -222,9 +222,17 @@ async fn accounts_are_made_by_whoever_leads_and_a_failure_is_told() {
     let maker = Maker::new({
         let (orders, broken) = (Arc::clone(&orders), Arc::clone(&broken));
         move |order| {
-            let failed = broken.load(Ordering::SeqCst);
-            orders.lock().unwrap().push(order);
-            async move { if failed { Err("it lacks something".to_owned()) } else { Ok(()) } }
+            // Who only goes in makes nothing.
+            let works = broken.load(Ordering::SeqCst) && !order.make.is_empty();
+            let said = match (order.url.as_str(), works) {
+                ("mysql://wrong/x", _) => Err("nobody answers there".to_owned()),
+                (_, true) => Err("it lacks something".to_owned()),
+                (_, false) => Ok(()),
+            };
+            if !order.make.is_empty() {
+                orders.lock().unwrap().push(order);
+            }
+            async move { said }
         }
     });
     let node = Node::with(folder.path(), "n1", &[Role::Console, Role::TentacleServer], maker);
@@ -264,6 +272,11 @@ async fn accounts_are_made_by_whoever_leads_and_a_failure_is_told() {
     assert_eq!(last.make.len(), 3);
     let none = tentacle.map().borrow().database.clone().unwrap();
     assert_eq!((none.user.as_str(), none.password.as_str()), ("", ""));
+
+    // What cannot be got into is not named.
+    let wrong = json!({"url": "mysql://wrong/x", "user": "root", "password": "very secret"});
+    let refused = node.ask(Method::POST, "/v1/cluster/database", wrong).await.unwrap_err();
+    assert!(refused.contains("nobody answers there; nothing was changed"), "{refused}");
 
     // Naming the same database again changes nothing; a restart leads anew, and makes sure.
     node.ask(Method::POST, "/v1/cluster/database", database).await.unwrap();

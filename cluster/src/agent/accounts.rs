@@ -96,8 +96,14 @@ pub(super) fn give(database: &mut Database, state: &ClusterState, member: &Membe
     }
 }
 
+/// Why this node is unfit: what its servers say, else that they have no accounts; empty = it is fit.
+pub(super) fn unfit(servers: String, member: &Member) -> String {
+    let accounts = || lacks(&member.state(), member).unwrap_or_default().to_owned();
+    if servers.is_empty() { accounts() } else { servers }
+}
+
 /// Why this node's servers have no accounts, when the database itself is ready.
-pub(super) fn lacks(state: &ClusterState, member: &Member) -> Option<&'static str> {
+fn lacks(state: &ClusterState, member: &Member) -> Option<&'static str> {
     let database = state.database.as_ref().filter(|database| database.ready)?;
     if member.key.is_none() {
         return Some(NO_KEY);
@@ -110,6 +116,17 @@ pub(super) fn lacks(state: &ClusterState, member: &Member) -> Option<&'static st
 pub(super) fn seal(member: &Member, password: &str) -> Result<Secret, String> {
     let key = member.key.as_ref().ok_or(NO_KEY)?;
     key.seal(PLACE, password).map(Secret).ok_or_else(|| "the password cannot be sealed".to_owned())
+}
+
+/// Goes into a database with its administration account, and changes nothing there.
+pub(super) async fn try_in(agent: &Agent, url: String, user: String, password: Secret) -> Result<(), String> {
+    let order = Order { url, user, password, make: Vec::new(), drop: Vec::new() };
+    carry_out(agent, order).await
+}
+
+async fn carry_out(agent: &Agent, order: Order) -> Result<(), String> {
+    let done = timeout(LIMIT, (agent.config.accounts.0)(order)).await;
+    done.map_err(|_| format!("the database did not finish within {} s", LIMIT.as_secs()))?
 }
 
 /// Works whenever this node leads, until the node agent stops.
@@ -185,14 +202,10 @@ async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<()
         drop: todo.drop.iter().flat_map(|node| ROLES.map(|role| user(&state, *node, role))).collect(),
     };
     let (made, dropped) = (order.make.len(), order.drop.len());
-    let work = timeout(LIMIT, (agent.config.accounts.0)(order));
-    let done = tokio::select! {
-        done = work => done,
+    tokio::select! {
+        done = carry_out(agent, order) => done?,
         () = agent.stop.cancelled() => return Ok(()),
-    };
-    done.map_err(|_| {
-        format!("the database did not finish within {} s; it is tried again", LIMIT.as_secs())
-    })??;
+    }
     let command = todo.command(database.epoch);
     if state.changes(&command) {
         let written = member.node.propose_in_term(term, command).await;

@@ -1,10 +1,10 @@
 //! What an operator orders of a cluster that stands.
 
-use super::accounts;
 use super::member::Member;
 use super::sock::No;
+use super::{Agent, accounts};
 use crate::bootstrap;
-use crate::state::Command;
+use crate::state::{Command, Secret};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -60,8 +60,14 @@ pub(super) async fn add_node(member: &Member) -> Result<Words, No> {
     Ok(Words { words: open.words, expires_ms: open.expires_ms, address: open.address })
 }
 
-/// Names the database.
-pub(super) async fn database(member: &Member, endpoint: Endpoint) -> Result<(), No> {
+/// Names the database, once the administration account has got into it: a wrong address would stop the whole cluster.
+pub(super) async fn database(agent: &Agent, member: &Member, endpoint: Endpoint) -> Result<(), No> {
+    if endpoint.ready {
+        let (url, user) = (endpoint.url.clone(), endpoint.user.clone());
+        let password = Secret(endpoint.password.clone());
+        let tried = accounts::try_in(agent, url, user, password).await;
+        tried.map_err(|why| No(StatusCode::UNPROCESSABLE_ENTITY, format!("{why}; nothing was changed")))?;
+    }
     member.node.propose(endpoint.command(member)?).await?;
     audit(member, "database set").await;
     Ok(())

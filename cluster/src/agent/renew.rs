@@ -77,10 +77,6 @@ fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
         registry.all_loads_unheard();
     }
     let now = boot_ms();
-    let mut unfit = registry.unfit(now);
-    if unfit.is_empty() {
-        unfit = super::accounts::lacks(&member.state(), member).unwrap_or_default().to_owned();
-    }
     let (stored_ms, stored_revision) = registry.stored();
     Renew {
         renewal: Renewal {
@@ -88,7 +84,7 @@ fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
             session,
             applied_index: view.applied_index,
             unix_ms: unix_ms(),
-            unfit,
+            unfit: super::accounts::unfit(registry.unfit(now), member),
             released: registry.acknowledged(&moves),
             loads: registry.loads(),
             stored_ms,

@@ -148,10 +148,7 @@ pub(super) async fn status(agent: &Agent) -> Status {
     if let Some(mine) = status.nodes.iter_mut().find(|node| node.id == member.id()) {
         let registry = locked(&agent.registry);
         mine.services = registry.services(boot_ms());
-        mine.unfit = registry.unfit(boot_ms());
-        if mine.unfit.is_empty() {
-            mine.unfit = accounts::lacks(&member.state(), &member).unwrap_or_default().to_owned();
-        }
+        mine.unfit = accounts::unfit(registry.unfit(boot_ms()), &member);
     }
     status
 }

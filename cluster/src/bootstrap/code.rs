@@ -1,7 +1,7 @@
 //! Keys made of join words, and proofs of knowing them.
 
 use super::JoinError;
-use crate::types::hex;
+use crate::types::{hex, unhex};
 use crate::words;
 use aws_lc_rs::hmac;
 use std::fmt;
@@ -98,13 +98,6 @@ impl Tie<'_> {
 /// The exporter of a connection whose handshake is over.
 pub(super) fn exporter<D>(connection: &rustls::ConnectionCommon<D>) -> Result<[u8; 32], JoinError> {
     connection.export_keying_material([0u8; 32], LABEL, None).map_err(|e| JoinError::Talk(e.to_string()))
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ pub fn current_slot(module: ModuleId, interval_s: u32, now: i64) -> i64 {
 }
 
 /// The slot that is to run next and when (Unix milliseconds): at its time; at once when it is forced; after a
-/// takeover an overdue one runs first, spread over at most a quarter of its interval and five seconds.
+/// takeover an overdue one runs first, spread over at most a quarter of its interval, five seconds, and half of what it is
+/// late: little is overdue after a short gap, and waiting longer than the gap protects nobody.
 ///
 /// Only the newest overdue slot runs: older ones cannot be measured any more.
 pub fn due(module: ModuleId, interval_s: u32, last_slot: i64, forced: bool, now_ms: i64) -> (i64, i64) {
@@ -40,9 +41,9 @@ pub fn due(module: ModuleId, interval_s: u32, last_slot: i64, forced: bool, now_
     }
     let current = current_slot(module, interval_s, now);
     if current > last_slot {
-        let spread = (i64::from(interval_s) * 250).min(TAKEOVER_SPREAD_MS);
-        // Just reached slots are on time, not overdue.
         let late_ms = now_ms - current * 1000;
+        let spread = (i64::from(interval_s) * 250).min(TAKEOVER_SPREAD_MS).min(late_ms / 2);
+        // Just reached slots are on time, not overdue.
         let wait = if late_ms < 1000 || spread == 0 { 0 } else { i64::from(mix(module) >> 8) % spread };
         return (current, now_ms + wait);
     }
@@ -75,6 +76,12 @@ mod tests {
         assert!(slot <= 1_700_000_123 && at >= now_ms && at < now_ms + 5_000);
         let (slot, at) = due(module, 4, 0, false, now_ms);
         assert!(at < now_ms + 1_000, "{slot} {at}");
+        for late_ms in [1_000, 2_000, 9_000] {
+            let slot = current_slot(module, 20, 1_700_000_123);
+            let now_ms = slot * 1000 + late_ms;
+            let (again, at) = due(module, 20, slot - 20, false, now_ms);
+            assert!(again == slot && (now_ms..now_ms + (late_ms / 2).min(5_000)).contains(&at), "{late_ms}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ const SETTINGS: &[&str] = &[
 ];
 
 /// As a small production server: what is committed stands after a power cut, in the tables and in the binary log.
-const LASTING: &[&str] = &[
+pub const LASTING: &[&str] = &[
     "--innodb-buffer-pool-size=1G",
     "--innodb-log-file-size=512M",
     "--innodb-flush-log-at-trx-commit=1",

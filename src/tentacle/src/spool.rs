@@ -23,16 +23,16 @@
 //! agent's name maps to another shard, at most once (`header.forwarded` is then set: process it all the same).
 //! The same file may come twice, under two ids: the key tells. All calls block on the disk: use a blocking thread.
 
+mod disk;
 mod entry;
 mod intake;
 
 pub use entry::{Entry, EntryId, Header, Stored};
 pub use intake::{Accepted, Intake};
 
-use nix::sys::stat::futimens;
-use nix::sys::time::TimeSpec;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use disk::{make_folder, remove, sync_folder, touch, write_synced};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -252,13 +252,10 @@ impl Spool {
             make_folder(folder)?;
         }
         self.write_file(&entry.path, &entry::encode(header, content)?)?;
-        // After the entry: who looks in between looks again.
-        let work = self.root.join("work");
-        let touched = File::open(&work).and_then(|folder| {
-            // The clock of the folder, as any change in it would set it.
-            futimens(&folder, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW).map_err(io::Error::from)
-        });
-        touched.map_err(|e| SpoolError::io("touch", &work, e))?;
+        // After the entry: who looks in between looks again. The entry stands without it, too, and is found later.
+        if let Err(error) = touch(&self.root.join("work")) {
+            tracing::warn!(entry = %entry.id, %error, "the data server is not told of a file");
+        }
         Ok(entry)
     }
 
@@ -271,13 +268,13 @@ impl Spool {
         let folder = self.shard_folder(folder, shard);
         let target = folder.join(entry.id.file_name());
         // Not synced: if the rename is lost, the entry is processed again and its key is found.
-        let moved = fs::rename(&entry.path, &target).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound if !folder.is_dir() => {
-                make_folder(&folder).map_err(io::Error::other)?;
+        let moved = match fs::rename(&entry.path, &target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_dir() => {
+                make_folder(&folder)?;
                 fs::rename(&entry.path, &target)
             }
-            _ => Err(error),
-        });
+            moved => moved,
+        };
         moved.map_err(|e| SpoolError::io("hand over", &entry.path, e))
     }
 
@@ -371,35 +368,6 @@ fn list(folder: &Path, shard: u16) -> Result<Vec<Entry>, SpoolError> {
         .collect();
     entries.sort_unstable_by_key(|entry| entry.id);
     Ok(entries)
-}
-
-fn make_folder(path: &Path) -> Result<(), SpoolError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(path).map_err(|e| SpoolError::io("make", path, e))?;
-    sync_folder(path.parent().unwrap_or(path))
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .map_err(|e| SpoolError::io("create", path, e))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| SpoolError::io("write", path, e))
-}
-
-fn sync_folder(path: &Path) -> Result<(), SpoolError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(|e| SpoolError::io("sync", path, e))
-}
-
-fn remove(path: &Path) -> Result<(), SpoolError> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SpoolError::io("delete", path, e)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const HANG: Duration = Duration::from_secs(4);
 pub(crate) const INTERVAL_S: u32 = 10;
 const EXTRA_INTERVAL_S: u32 = 5;
+/// Later first results are listed, so that their cause can be found.
+const LATE_S: f64 = 5.0;
 /// Without results of all checks for so long, something is wrong.
 const SETTLE: Duration = Duration::from_secs(90);
 
@@ -221,8 +223,21 @@ async fn first_results(
         }
         if first.len() == orphans.len() {
             let late = first.values().map(|run| {
-                let due_ms = (base[&run.module] + checks.interval_s(run.module)) * 1000;
-                (run.seen_unix_ms - due_ms.max(kill_ms)) as f64 / 1000.0
+                let interval_s = checks.interval_s(run.module);
+                let due_ms = (base[&run.module] + interval_s) * 1000;
+                let late = (run.seen_unix_ms - due_ms.max(kill_ms)) as f64 / 1000.0;
+                if late > LATE_S {
+                    let after_kill = |ms: i64| (ms - kill_ms) as f64 / 1000.0;
+                    println!(
+                        "     late: module {} of {interval_s} s on {}: due {:.2} s after the kill, slot {:.2}, stored {:.2}",
+                        run.module,
+                        run.node,
+                        after_kill(due_ms),
+                        after_kill(run.slot * 1000),
+                        after_kill(run.seen_unix_ms),
+                    );
+                }
+                late
             });
             return Ok(late.collect());
         }

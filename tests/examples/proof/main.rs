@@ -88,11 +88,7 @@ fn main() -> Result<ExitCode> {
     let mut report = Report::default();
     let begin = Instant::now();
     runtime.block_on(run(&options, &program, &mut report))?;
-    report.finish(begin.elapsed());
-    if let Some(path) = &options.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&report.json())?)?;
-    }
-    Ok(if report.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    report.close(begin.elapsed(), options.json.as_deref())
 }
 
 async fn run(options: &Options, program: &Path, report: &mut Report) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Figures against their bars.
 
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Debug, Default)]
@@ -17,7 +20,17 @@ impl Report {
         self.rows.push((what, bar.to_owned(), result, good));
     }
 
-    pub(crate) fn finish(&mut self, took: Duration) {
+    /// Prints the table, writes the JSON where it is wanted; the exit code says whether every bar was met.
+    pub(crate) fn close(mut self, took: Duration, json: Option<&Path>) -> Result<ExitCode> {
+        self.finish(took);
+        if let Some(path) = json {
+            std::fs::write(path, serde_json::to_vec_pretty(&self.json())?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(if self.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn finish(&mut self, took: Duration) {
         self.took = took;
         println!("\n| what | bar | result | |\n|---|---|---|---|");
         for (what, bar, result, good) in &self.rows {
@@ -26,11 +39,11 @@ impl Report {
         println!("\n{} in {:.0} s", if self.good() { "GOOD" } else { "MISSED" }, took.as_secs_f64());
     }
 
-    pub(crate) fn good(&self) -> bool {
+    fn good(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.3)
     }
 
-    pub(crate) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()

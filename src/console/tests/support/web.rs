@@ -1,15 +1,15 @@
 //! A browser without eyes: one TLS connection that trusts the console's own certificate and keeps its cookie.
 
+#[path = "trust.rs"]
+mod trust;
+
 use super::node::World;
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{HeaderMap, SET_COOKIE};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use std::sync::Arc;
+use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 pub(crate) struct Web {
@@ -41,15 +41,7 @@ async fn connect(connector: &TlsConnector, to: std::net::SocketAddr) -> SendRequ
 
 impl Web {
     pub(crate) async fn open(world: &World) -> Web {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(world.dir.path().join("console.crt")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = TlsConnector::from(Arc::new(config));
+        let connector = trust::connector(&world.dir.path().join("console.crt"));
         let sender = connect(&connector, world.listen).await;
         Web { sender, connector, to: world.listen, cookie: String::new() }
     }

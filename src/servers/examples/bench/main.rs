@@ -79,9 +79,5 @@ fn main() -> Result<ExitCode> {
         }
         anyhow::Ok(())
     })?;
-    report.finish(begin.elapsed());
-    if let Some(path) = &options.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&report.json())?)?;
-    }
-    Ok(if report.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    report.close(begin.elapsed(), options.json.as_deref())
 }

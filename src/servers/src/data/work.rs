@@ -80,18 +80,19 @@ impl Lane {
                 self.finish.push(Finish::Done(entry));
                 continue;
             }
-            let keep = match content {
-                Content::Report(header, _) if matches!(suspicion, Some(Suspicion::Guilty(_))) => {
-                    let Some(Suspicion::Guilty(why)) = &suspicion else { continue };
-                    self.set_aside(entry, &header.name, header.receive_ms, why, None);
+            let keep = match (content, suspicion) {
+                (Content::Report(header, _), Some(Suspicion::Guilty(why))) => {
+                    self.set_aside(entry, &header.name, header.receive_ms, &why, None);
                     true
                 }
-                Content::Report(header, report) => self.take_report(entry, &header, &report, &zone).await?,
-                Content::Bad(header, why, line) => {
+                (Content::Report(header, report), _) => {
+                    self.take_report(entry, &header, &report, &zone).await?
+                }
+                (Content::Bad(header, why, line), _) => {
                     self.set_aside(entry, &header.name, header.receive_ms, &why, line);
                     true
                 }
-                Content::Damaged(why) => {
+                (Content::Damaged(why), _) => {
                     let (name, received) = (format!("{}.entry", entry.id), entry.id.receive_ms);
                     self.set_aside(entry, &name, received, &why, None);
                     true

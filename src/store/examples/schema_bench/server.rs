@@ -1,28 +1,17 @@
 //! A private MariaDB with durable settings and a pool of 1 GiB; ended and removed when dropped.
 
+use elpis_store::testdb::LASTING;
 use elpis_store::{Endpoint, Secret};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// As the cluster's own server, but with the pool and the redo log of a small production one.
+/// What a restart with an empty pool needs beside [`LASTING`].
 const SETTINGS: &[&str] = &[
-    "--innodb-buffer-pool-size=1G",
-    "--innodb-log-file-size=512M",
-    "--innodb-flush-log-at-trx-commit=1",
     "--innodb-buffer-pool-dump-at-shutdown=0",
     "--innodb-buffer-pool-load-at-startup=0",
-    "--server-id=1",
-    "--sync-binlog=1",
-    "--binlog-format=ROW",
-    "--binlog-annotate-row-events=OFF",
     "--max-binlog-size=128M",
     "--transaction-isolation=READ-COMMITTED",
-    "--max-allowed-packet=64M",
-    "--query-cache-size=0",
-    "--performance-schema=OFF",
-    "--skip-networking",
-    "--skip-name-resolve",
     "--user=root",
 ];
 
@@ -100,7 +89,7 @@ fn spawn(dir: &std::path::Path) -> Child {
         .arg(format!("--datadir={}/data", dir.display()))
         .arg(format!("--socket={}/s", dir.display()))
         .arg(format!("--pid-file={}/pid", dir.display()))
-        .arg(format!("--log-bin={}/data/binlog", dir.display()))
+        .args(LASTING)
         .args(SETTINGS)
         .stderr(log)
         .spawn()
