@@ -36,6 +36,6 @@ proof: setup
 fuzz: setup
 	@scripts/fuzz
 sim: setup
-	cargo run --release -p elpis-cluster --example sim -- --seeds 1..$(or $(SEEDS),20000)
+	cargo run --release -p elpis-sim --example sim -- --seeds 1..$(or $(SEEDS),20000)
 mutants: setup
 	@scripts/mutants $(ONLY)

@@ -1,10 +1,10 @@
 //! Faults that need several things at the right moment: each aims at a rule around elections and transfers.
 
-use crate::sim::faults::restart;
-use crate::sim::node::{host, running};
-use crate::sim::rt::{sleep_ms, spawn_at, virtual_ms};
-use crate::sim::world::world;
-use crate::sim::{Group, leader};
+use crate::faults::restart;
+use crate::node::{host, running};
+use crate::rt::{sleep_ms, spawn_at, virtual_ms};
+use crate::world::world;
+use crate::{Group, leader};
 use std::cell::RefCell;
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 //!
 //! There is no slot key here on purpose: a slot recorded twice must be a violation, not a refusal.
 
-use crate::sim::rt::{place, sleep_us, spawn_at, virtual_ms};
-use crate::sim::world::world;
+use crate::rt::{place, sleep_us, spawn_at, virtual_ms};
+use crate::world::world;
 use elpis_watch::NodeId;
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;

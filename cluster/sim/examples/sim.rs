@@ -1,11 +1,11 @@
 //! Runs seeds of the simulator: `sim --seed N [--verbose]`, `sim --seeds FROM..TO [--expect-violation]`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a tool for developers
 
-#[path = "../sim/sim.rs"]
-mod sim;
-
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 thread_local! {
     static SEED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
@@ -52,14 +52,16 @@ fn main() -> ExitCode {
                         return;
                     }
                     SEED.set(seed);
-                    let report = sim::run(seed, verbose);
+                    let report = elpis_sim::run(seed, verbose);
                     if report.violations.is_empty() {
                         if from == to || seed.is_multiple_of(500) {
                             println!("{report}");
                         }
                         continue;
                     }
-                    println!("{report}\n  replay: cargo run -p elpis-cluster --example sim -- --seed {seed} --verbose");
+                    println!(
+                        "{report}\n  replay: cargo run -p elpis-sim --example sim -- --seed {seed} --verbose"
+                    );
                     failed.fetch_add(1, Ordering::SeqCst);
                     if expect {
                         stop.store(true, Ordering::SeqCst);

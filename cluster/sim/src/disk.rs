@@ -1,8 +1,8 @@
 //! The disk under redb: what was not synced may be lost or torn at a crash.
 
-use crate::sim::node;
-use crate::sim::rt::spawn_at;
-use crate::sim::world::Rng;
+use crate::node;
+use crate::rt::spawn_at;
+use crate::world::Rng;
 use redb::StorageBackend;
 use std::collections::BTreeSet;
 use std::io;

@@ -1,12 +1,12 @@
 //! The simulator, 300 seeds at least. A failure prints its seed; `ELPIS_SIM_SEED=n` runs that one alone, and
-//! `cargo run -p elpis-cluster --release --example sim -- --seed n` prints what happens in it.
+//! `cargo run -p elpis-sim --release --example sim -- --seed n` prints what happens in it.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test
-
-#[path = "../sim/sim.rs"]
-mod sim;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SEEDS: u64 = 300;
 
@@ -26,7 +26,7 @@ fn seeds_hold() {
                     if seed > to {
                         return;
                     }
-                    let report = sim::run(seed, false);
+                    let report = elpis_sim::run(seed, false);
                     assert!(report.faults >= 6 || !report.violations.is_empty(), "{report}");
                     assert!(report.virtual_ms >= 120_000 || !report.violations.is_empty(), "{report}");
                     if !report.violations.is_empty() {
@@ -42,7 +42,8 @@ fn seeds_hold() {
 
 #[test]
 fn a_seed_replays_to_the_same_trace() {
-    let (first, again, other) = (sim::run(7, false), sim::run(7, false), sim::run(8, false));
+    let (first, again, other) =
+        (elpis_sim::run(7, false), elpis_sim::run(7, false), elpis_sim::run(8, false));
     assert_eq!(first.trace, again.trace);
     assert_ne!(first.trace, other.trace);
 }

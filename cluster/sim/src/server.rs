@@ -1,10 +1,10 @@
 //! A model of the server processes of a host: they act on a grid of slots under the gate, and store under the fence.
 
-use crate::sim::check::{Right, ShardSet, shard_set};
-use crate::sim::db;
-use crate::sim::node::host;
-use crate::sim::rt::{place, sleep_ms, sleep_us, spawn_at, virtual_ms};
-use crate::sim::world::{HOSTS, world};
+use crate::check::{Right, ShardSet, shard_set};
+use crate::db;
+use crate::node::host;
+use crate::rt::{place, sleep_ms, sleep_us, spawn_at, virtual_ms};
+use crate::world::{HOSTS, world};
 use elpis_cluster::state::ClusterState;
 use elpis_watch::{Gate, Lease, NodeId, SHARDS};
 use std::cell::RefCell;

@@ -3,6 +3,7 @@
 //!
 //! A seed is one run of at least 120 virtual seconds: a cluster is made, at least six faults in at least 112 of them,
 //! then everything heals.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a tool of tests: it says what broke by panicking
 
 mod check;
 mod db;
@@ -73,21 +74,33 @@ pub(crate) struct Group {
 
 /// What a seed gave.
 #[derive(Clone, Debug)]
-pub(crate) struct Report {
-    pub(crate) seed: u64,
-    pub(crate) violations: Vec<String>,
+pub struct Report {
+    /// The seed that was run.
+    pub seed: u64,
+    /// What was not kept; empty = all held.
+    pub violations: Vec<String>,
     /// Hash of everything that was noted.
-    pub(crate) trace: u64,
-    pub(crate) virtual_ms: u64,
-    pub(crate) faults: u32,
-    pub(crate) entries: u64,
-    pub(crate) leaders: usize,
-    pub(crate) deaths: u64,
-    pub(crate) moved: u64,
-    pub(crate) acted: u64,
-    pub(crate) recorded: u64,
-    pub(crate) fenced: u64,
-    pub(crate) healed_ms: u64,
+    pub trace: u64,
+    /// Length of the run in virtual time.
+    pub virtual_ms: u64,
+    /// Faults that were made.
+    pub faults: u32,
+    /// Index of the last Raft entry.
+    pub entries: u64,
+    /// Terms with a leader.
+    pub leaders: usize,
+    /// Sessions that were declared over.
+    pub deaths: u64,
+    /// Shards that changed owner.
+    pub moved: u64,
+    /// Probes.
+    pub acted: u64,
+    /// Results the database took.
+    pub recorded: u64,
+    /// Writes the fence refused.
+    pub fenced: u64,
+    /// Virtual time from the last fault's end until all was well.
+    pub healed_ms: u64,
 }
 
 impl std::fmt::Display for Report {
@@ -114,7 +127,7 @@ impl std::fmt::Display for Report {
 }
 
 /// Runs a seed on this thread.
-pub(crate) fn run(seed: u64, verbose: bool) -> Report {
+pub fn run(seed: u64, verbose: bool) -> Report {
     world::begin(seed, verbose);
     let mut rt = Rt::with_seed(seed);
     let (healed_ms, virtual_ms) = rt.block_on(rt::with_locals(async {

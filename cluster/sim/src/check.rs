@@ -1,8 +1,8 @@
 //! What must hold at every step.
 
-use crate::sim::SimConfig;
-use crate::sim::rt::virtual_ms;
-use crate::sim::world::{HOSTS, World};
+use crate::SimConfig;
+use crate::rt::virtual_ms;
+use crate::world::{HOSTS, World};
 use elpis_cluster::state::{ClusterState, Command};
 use elpis_watch::NodeId;
 use openraft::EntryPayload;

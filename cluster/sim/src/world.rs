@@ -1,8 +1,8 @@
 //! What is simulated around the nodes: processes, clocks, links; and what every part writes its findings into.
 
-use crate::sim::check::Check;
-use crate::sim::db::Db;
-use crate::sim::rt::{virtual_ms, virtual_ns};
+use crate::check::Check;
+use crate::db::Db;
+use crate::rt::{virtual_ms, virtual_ns};
 use elpis_watch::NodeId;
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,13 +1,13 @@
 //! A node agent on a host: real Raft, log store, state machine, leases and leader; the shell around them is the
 //! simulator's (pace and rules as in the node agent).
 
-use crate::sim::disk::SharedDisk;
-use crate::sim::net::{Factory, NetFail, call};
-use crate::sim::rt::{Rt, place, sleep_ms, sleep_us, spawn_at, spawn_local_at};
-use crate::sim::server::Server;
-use crate::sim::state::Checked;
-use crate::sim::world::{HOSTS, world};
-use crate::sim::{SimConfig, Timing};
+use crate::disk::SharedDisk;
+use crate::net::{Factory, NetFail, call};
+use crate::rt::{Rt, place, sleep_ms, sleep_us, spawn_at, spawn_local_at};
+use crate::server::Server;
+use crate::state::Checked;
+use crate::world::{HOSTS, world};
+use crate::{SimConfig, Timing};
 use elpis_cluster::leader::{Leader, Now};
 use elpis_cluster::lease::{Grant, Holder, LeaseTimings, Renewal, VERSION};
 use elpis_cluster::log_store::LogStore;

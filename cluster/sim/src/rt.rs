@@ -3,7 +3,7 @@
 //! Every task runs in a *cage* that belongs to a place (a process of a host). A cage of a dead place drops its task, a
 //! cage of a paused place does not poll it. `Instant` is the monotonic clock of the host whose task reads it.
 
-use crate::sim::world::{Poll as Allowed, world};
+use crate::world::{Poll as Allowed, World, world};
 use openraft::AsyncRuntime;
 use openraft::Instant as _;
 use openraft_rt_sim::{SimJoinError, SimJoinHandle, SimRuntime, SimSleep};
@@ -111,7 +111,7 @@ pub(crate) fn spawn_at<F>(place: u64, future: F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let id = world(super::world::World::cage);
+    let id = world(World::cage);
     drop(SimRuntime::spawn(Cage { place, id, future: Some(Box::pin(future)) }));
 }
 
@@ -123,7 +123,7 @@ thread_local! {
 
 /// The same for a future that cannot be sent (openraft's start); it is polled by [`with_locals`].
 pub(crate) fn spawn_local_at(place: u64, future: impl Future<Output = ()> + 'static) {
-    let id = world(super::world::World::cage);
+    let id = world(World::cage);
     let waker = LOCAL.with_borrow_mut(|(tasks, waker)| {
         tasks.push(Box::pin(Cage { place, id, future: Some(Box::pin(future)) }));
         waker.clone()
@@ -273,7 +273,7 @@ impl AsyncRuntime for Rt {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        let id = world(super::world::World::cage);
+        let id = world(World::cage);
         Handle(SimRuntime::spawn(Cage { place: place(), id, future: Some(Box::pin(future)) }))
     }
 

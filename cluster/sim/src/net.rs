@@ -1,9 +1,9 @@
 //! Messages between hosts, and openraft's network on them.
 
-use crate::sim::SimConfig;
-use crate::sim::node::{Node, running};
-use crate::sim::rt::{Rt, place, sleep_us, spawn_at};
-use crate::sim::world::world;
+use crate::SimConfig;
+use crate::node::{Node, running};
+use crate::rt::{Rt, place, sleep_us, spawn_at};
+use crate::world::world;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -118,7 +118,7 @@ impl RaftNetworkV2<SimConfig> for Client {
             let candidate = ask.vote.leader_id.node_id;
             let answer = node.raft.vote(ask).await.map_err(said)?;
             if answer.vote_granted {
-                crate::sim::faults::voted(node.host, candidate);
+                crate::faults::voted(node.host, candidate);
             }
             Ok(answer)
         });

@@ -1,11 +1,11 @@
 //! Faults by chance, and healing.
 
-use crate::sim::directed;
-use crate::sim::node::{self, host, running};
-use crate::sim::rt::{sleep_ms, spawn_at, virtual_ms};
-use crate::sim::server::Server;
-use crate::sim::world::world;
-use crate::sim::{Group, leader};
+use crate::directed;
+use crate::node::{self, host, running};
+use crate::rt::{sleep_ms, spawn_at, virtual_ms};
+use crate::server::Server;
+use crate::world::world;
+use crate::{Group, leader};
 use elpis_cluster::state::Command;
 use elpis_watch::NodeId;
 

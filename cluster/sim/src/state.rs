@@ -1,7 +1,7 @@
 //! The real state machine, watched entry by entry.
 
-use crate::sim::SimConfig;
-use crate::sim::world::world;
+use crate::SimConfig;
+use crate::world::world;
 use elpis_cluster::state::ClusterState;
 use elpis_cluster::state_machine::{Builder, StateMachine};
 use futures_util::{Stream, StreamExt};
