@@ -8,7 +8,7 @@ help:
 	@echo "make clean-run  stop such a cluster and delete its folder, and no other folder (DIR=folder)"
 	@echo "make demo   build, kill nodes of such a cluster and prove that checks moved and none ran twice"
 	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, loopback"
-	@echo "make bench  values and results stored in a second, memory, against their bars (8 min; ARGS=--help)"
+	@echo "make bench  values and results stored in a second, memory, against their bars (9 min; ARGS=--help)"
 	@echo "make proof  measures failover, moves, stalls, a third node and files against their bars (50 min; ARGS=--help)"
 	@echo "make sim    20,000 seeds of the cluster simulator (SEEDS=20000)"
 	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"

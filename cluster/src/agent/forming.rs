@@ -68,7 +68,7 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
     if let Some(endpoint) = init.database {
         let member = agent.member().ok_or_else(No::no_cluster)?;
         super::orders::database(agent, &member, endpoint).await.map_err(|No(status, why)| {
-            No(status, format!("the cluster is made, but its database is not set: {why}; set it again"))
+            No(status, format!("the cluster is made, but its database is not: {why}; name it with `elpis cluster database`"))
         })?;
     }
     Ok(made)
