@@ -4,6 +4,7 @@ use crate::columns::{self, Reader, agent_columns, module_columns, state_columns}
 use crate::pool::run;
 use crate::{LoadedAgent, Seen, ServerKind, Store, StoreError};
 use elpis_monitor::{AgentId, ModuleId, Settings};
+use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Row};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -196,7 +197,9 @@ async fn load_chunk(
     for key in fill(keys, KEYS) {
         query = query.bind(*key);
     }
-    for row in query.fetch_all(&mut *c).await? {
+    // One at a time: a row as the driver keeps it is larger than the module.
+    let mut rows = query.fetch(&mut *c);
+    while let Some(row) = rows.try_next().await? {
         let mut reader = Reader::new(&row);
         let module = columns::module(&mut reader)?;
         // An agent that came between the queries is told as a change.
@@ -205,8 +208,10 @@ async fn load_chunk(
             agent.modules.push((module, state));
         }
     }
+    drop(rows);
     let mut agents: Vec<LoadedAgent> = agents.into_values().collect();
     for agent in &mut agents {
+        agent.modules.shrink_to_fit();
         agent.modules.sort_by_key(|(module, _)| module.id);
     }
     Ok(agents)
