@@ -238,6 +238,11 @@ async fn accounts_are_made_by_whoever_leads_and_a_failure_is_told() {
     let node = Node::with(folder.path(), "n1", &[Role::Console, Role::TentacleServer], maker);
     node.until("it answers without a cluster", |status| status.state == "no-cluster").await;
     let database = json!({"url": "mysql://h/x", "user": "root", "password": "very secret"});
+    let wrong = json!({"url": "mysql://wrong/x", "user": "root", "password": "very secret"});
+    let init = json!({"name": "c", "database": wrong.clone()});
+    let refused = node.ask(Method::POST, "/v1/cluster/init", init).await.unwrap_err();
+    assert!(refused.contains("nobody answers there; nothing was changed"), "{refused}");
+    assert_eq!(node.status().await.unwrap().state, "no-cluster");
     let init = json!({"name": "c", "database": database});
     node.ask(Method::POST, "/v1/cluster/init", init).await.unwrap();
     let status = node
@@ -274,7 +279,6 @@ async fn accounts_are_made_by_whoever_leads_and_a_failure_is_told() {
     assert_eq!((none.user.as_str(), none.password.as_str()), ("", ""));
 
     // What cannot be got into is not named.
-    let wrong = json!({"url": "mysql://wrong/x", "user": "root", "password": "very secret"});
     let refused = node.ask(Method::POST, "/v1/cluster/database", wrong).await.unwrap_err();
     assert!(refused.contains("nobody answers there; nothing was changed"), "{refused}");
 

@@ -1,7 +1,7 @@
 //! Making a cluster and joining one, asked for over `node.sock`.
 
 use super::sock::No;
-use super::{Agent, locked};
+use super::{Agent, locked, orders};
 use crate::bootstrap::{self, Progress};
 use crate::identity::Identity;
 use crate::raft_node::RaftNode;
@@ -17,7 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 pub(super) struct Init {
     name: String,
     #[serde(default)]
-    database: Option<super::orders::Endpoint>,
+    database: Option<orders::Endpoint>,
 }
 
 /// Its answer.
@@ -60,6 +60,9 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
         return Err(No::bad("a cluster has a name; give one"));
     }
     let Ok(mut identity) = agent.identity.try_lock() else { return Err(busy()) };
+    if let Some(endpoint) = &init.database {
+        orders::try_database(agent, endpoint).await?;
+    }
     let node = RaftNode::init_cluster(agent.config.raft.clone(), &mut identity, &init.name).await?;
     let made = Made { node: node.id(), cluster: node.state().borrow().uuid.clone() };
     agent.enter(node, &identity);
@@ -67,7 +70,7 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
     agent.note(None, "cluster", &format!("cluster {} made", init.name));
     if let Some(endpoint) = init.database {
         let member = agent.member().ok_or_else(No::no_cluster)?;
-        super::orders::database(agent, &member, endpoint).await.map_err(|No(status, why)| {
+        orders::database(&member, endpoint).await.map_err(|No(status, why)| {
             No(status, format!("the cluster is made, but its database is not: {why}; name it with `elpis cluster database`"))
         })?;
     }

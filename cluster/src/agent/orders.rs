@@ -60,14 +60,18 @@ pub(super) async fn add_node(member: &Member) -> Result<Words, No> {
     Ok(Words { words: open.words, expires_ms: open.expires_ms, address: open.address })
 }
 
-/// Names the database, once the administration account has got into it: a wrong address would stop the whole cluster.
-pub(super) async fn database(agent: &Agent, member: &Member, endpoint: Endpoint) -> Result<(), No> {
-    if endpoint.ready {
-        let (url, user) = (endpoint.url.clone(), endpoint.user.clone());
-        let password = Secret(endpoint.password.clone());
-        let tried = accounts::try_in(agent, url, user, password).await;
-        tried.map_err(|why| No(StatusCode::UNPROCESSABLE_ENTITY, format!("{why}; nothing was changed")))?;
+/// Goes into the database as its administration account would: a wrong address would stop the whole cluster.
+pub(super) async fn try_database(agent: &Agent, endpoint: &Endpoint) -> Result<(), No> {
+    if !endpoint.ready {
+        return Ok(());
     }
+    let (url, user) = (endpoint.url.clone(), endpoint.user.clone());
+    let tried = accounts::try_in(agent, url, user, Secret(endpoint.password.clone())).await;
+    tried.map_err(|why| No(StatusCode::UNPROCESSABLE_ENTITY, format!("{why}; nothing was changed")))
+}
+
+/// Names the database; [`try_database`] comes first.
+pub(super) async fn database(member: &Member, endpoint: Endpoint) -> Result<(), No> {
     member.node.propose(endpoint.command(member)?).await?;
     audit(member, "database set").await;
     Ok(())

@@ -79,7 +79,9 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         (&Method::GET, "/v1/cluster/join") => json(&locked(&agent.join).status()),
         (&Method::POST, "/v1/cluster/add-node") => json(&orders::add_node(&*member(agent)?).await?),
         (&Method::POST, "/v1/cluster/database") => {
-            orders::database(agent, &*member(agent)?, read(body).await?).await?;
+            let (member, endpoint) = (member(agent)?, read(body).await?);
+            orders::try_database(agent, &endpoint).await?;
+            orders::database(&member, endpoint).await?;
             json(&Nothing {})
         }
         (&Method::POST, "/v1/node/drain" | "/v1/node/undrain" | "/v1/node/remove") => {
