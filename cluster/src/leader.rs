@@ -3,12 +3,15 @@
 //! PURE: [`Leader::renewal`] and [`Leader::tick`] take the time, Raft's view and the replicated state, and return a
 //! grant or one command to propose. The shell keeps at most one such command in flight.
 
+mod time;
+
 use crate::lease::{Grant, Granter, LeaseTimings, Renewal, Standing, VERSION};
 use crate::plan::Knowledge;
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, Command, Failover, NodeState};
 use elpis_watch::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
+use time::ClusterTime;
 
 /// Singleton jobs.
 pub const JOBS: &[&str] = &["purge"];
@@ -27,9 +30,8 @@ const LOADS_MS: i64 = 5_000;
 const MOVE_MS: i64 = 10_000;
 /// An owner that is unfit has so long: then its session is ended, as if it had died.
 const UNFIT_MOVE_MS: i64 = 4_000;
-/// Cluster time follows the median of the voters' clocks by at most a tenth; beyond this it jumps.
-const JUMP_MS: i64 = 10_000;
-
+/// With nothing new it is planned again so often: limits of time run out, too.
+const CALM_MS: i64 = 400;
 /// One moment, as a node sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Now<'a> {
@@ -70,8 +72,10 @@ pub struct Leader {
     /// Balancing moves that may begin, in thousandths.
     budget: i64,
     ticked: Option<i64>,
-    /// Cluster time = boot time + this; kept across terms.
-    offset_ms: Option<i64>,
+    /// Applied index and time of the last plan that wanted nothing; `None` = something came since.
+    calm: Option<(u64, i64)>,
+    /// Kept across terms.
+    time: ClusterTime,
     /// When the last grant that this node took was asked for; kept across terms.
     heard_boot_ms: Option<i64>,
 }
@@ -94,7 +98,8 @@ impl Leader {
             balancing: false,
             budget: 0,
             ticked: None,
-            offset_ms: None,
+            calm: None,
+            time: ClusterTime::default(),
             heard_boot_ms: None,
         }
     }
@@ -102,14 +107,14 @@ impl Leader {
     /// What this node has from the leader's grants while it does not lead: cluster time, on which a new leader goes on,
     /// and when it asked for the last of them.
     pub fn follow(&mut self, offset_ms: i64, heard_boot_ms: Option<i64>) {
-        self.offset_ms = Some(offset_ms);
+        self.time.follow(offset_ms);
         self.heard_boot_ms = heard_boot_ms;
     }
 
-    /// Cluster time in Unix milliseconds.
+    /// Cluster time in Unix milliseconds; before it is known, this node's own clock.
     #[must_use]
     pub fn cluster_now_ms(&self, now: &Now<'_>) -> i64 {
-        now.boot_ms + self.offset_ms.unwrap_or(now.unix_ms - now.boot_ms)
+        self.time.at(now.boot_ms).unwrap_or(now.unix_ms)
     }
 
     /// What was granted, for status.
@@ -139,9 +144,9 @@ impl Leader {
 
     fn in_term(&mut self, now: &Now<'_>) {
         if self.term != now.view.term {
-            let (offset_ms, heard_boot_ms) = (self.offset_ms, self.heard_boot_ms);
+            let (time, heard_boot_ms) = (self.time, self.heard_boot_ms);
             let fresh = Leader::new(self.me, self.timings);
-            *self = Leader { term: now.view.term, offset_ms, heard_boot_ms, ..fresh };
+            *self = Leader { term: now.view.term, time, heard_boot_ms, ..fresh };
             self.granter.in_term(self.term);
         }
     }
@@ -156,10 +161,14 @@ impl Leader {
             Some(node) => {
                 let standing = Standing { live: node.live(), session: node.session, up_index: node.up_index };
                 self.learn(from, renewal, now);
-                self.granter.renew(from, renewal, standing, now.view, now.boot_ms)
+                let renewed = self.granter.renew(from, renewal, standing, now.view, now.boot_ms);
+                match self.time.at(now.boot_ms) {
+                    Some(_) => renewed,
+                    None => Err("the clocks of most voters are not known yet"),
+                }
             }
         };
-        let cluster_now_ms = self.cluster_now_ms(now);
+        let cluster_now_ms = self.time.at(now.boot_ms).unwrap_or(0);
         let term = now.view.term;
         match granted {
             Ok(()) => Grant {
@@ -187,6 +196,10 @@ impl Leader {
         let known = self.nodes.entry(from).or_default();
         known.offset_ms = Some(renewal.unix_ms - now.boot_ms);
         known.stored = known.stored.max((renewal.stored_ms, renewal.stored_revision));
+        // What is told of loads and releases is planned with at once; how long a node is unfit, with the clock.
+        if !(renewal.unfit == known.unfit && renewal.loads.is_empty() && renewal.released.is_empty()) {
+            self.calm = None;
+        }
         known.unfit_since =
             if renewal.unfit.is_empty() { None } else { known.unfit_since.or(Some(now.boot_ms)) };
         known.unfit = renewal.unfit.chars().take(200).collect();
@@ -205,40 +218,24 @@ impl Leader {
         }
     }
 
-    /// Cluster time goes towards the median of the voters' clocks, never backwards by more than a tenth of the time
-    /// that passed, and jumps only when it is hopelessly off.
     fn keep_time(&mut self, now: &Now<'_>, passed_ms: i64) {
         let mine = now.unix_ms - now.boot_ms;
-        let mut offsets: Vec<i64> = now
-            .view
-            .voters
-            .iter()
-            .filter_map(|id| if *id == self.me { Some(mine) } else { self.nodes.get(id)?.offset_ms })
-            .collect();
-        offsets.sort_unstable();
-        let Some(median) = offsets.get(offsets.len() / 2).copied() else { return };
-        let at = *self.offset_ms.get_or_insert(median);
-        let apart = median - at;
-        // A lone clock decides nothing once there are others.
-        let most = offsets.len() * 2 > now.view.voters.len();
-        if most && apart.abs() > JUMP_MS {
-            self.offset_ms = Some(median);
-        } else if most {
-            let step = (passed_ms / 10).max(1);
-            self.offset_ms = Some(at + apart.clamp(-step, step));
-        }
+        let clock = |id: &NodeId| if *id == self.me { Some(mine) } else { self.nodes.get(id)?.offset_ms };
+        let clocks = now.view.voters.iter().filter_map(clock).collect();
+        self.time.keep(clocks, now.view.voters.len(), now.boot_ms, passed_ms);
     }
 
     /// The next command to propose, if any. Call it every 50 ms or so, and not while the last one is in flight.
     pub fn tick(&mut self, now: &Now<'_>) -> Option<Command> {
         self.in_term(now);
         if self.granter.may_grant(now.view, now.boot_ms).is_err() {
-            self.ticked = None;
+            (self.ticked, self.calm) = (None, None);
             return None;
         }
         let passed = self.ticked.replace(now.boot_ms).map_or(0, |last| (now.boot_ms - last).clamp(0, 1000));
         self.keep_time(now, passed);
-        let now_ms = self.cluster_now_ms(now);
+        self.budget = (self.budget + passed * BALANCE_PER_S).min(BALANCE_PER_S * 1000);
+        let now_ms = self.time.at(now.boot_ms)?;
         let mut commands = self.ups(now);
         commands.extend(self.deaths(now, now_ms));
         // What these bring about is what is planned on.
@@ -248,6 +245,12 @@ impl Leader {
             let index = now.view.applied_index + 1;
             commands.retain(|command| state.apply(index, command).is_ok());
             next = Some(state);
+        }
+        let recent = self
+            .calm
+            .is_some_and(|(index, at)| index == now.view.applied_index && now.boot_ms - at < CALM_MS);
+        if commands.is_empty() && recent {
+            return None;
         }
         let state = next.as_ref().unwrap_or(now.state);
         let unfit = self
@@ -268,9 +271,11 @@ impl Leader {
         commands.extend(self.end_moves(now));
         commands.extend(know.jobs(state, JOBS));
         if moved == 0 {
-            commands.extend(self.begin_moves(&know, now, passed));
+            commands.extend(self.begin_moves(&know, now));
         }
         self.loads = know.loads;
+        let calm = commands.is_empty() && self.moves.is_empty() && !self.balancing;
+        self.calm = calm.then_some((now.view.applied_index, now.boot_ms));
         match commands.len() {
             0 | 1 => commands.pop(),
             _ => Some(Command::Batch(commands)),
@@ -374,7 +379,7 @@ impl Leader {
         commands
     }
 
-    fn begin_moves(&mut self, know: &Knowledge, now: &Now<'_>, passed_ms: i64) -> Option<Command> {
+    fn begin_moves(&mut self, know: &Knowledge, now: &Now<'_>) -> Option<Command> {
         let room = MOVES.saturating_sub(self.moves.len());
         let leaving = know.leaving(now.state, room);
         if !leaving.is_empty() {
@@ -385,7 +390,6 @@ impl Leader {
         let first = now.view.term <= 1;
         let idle = now.state.database.as_ref().is_none_or(|database| !database.ready)
             || (first && know.loads.is_empty());
-        self.budget = (self.budget + passed_ms * BALANCE_PER_S).min(BALANCE_PER_S * 1000);
         let known = first || now.view.elected_at_boot_ms.is_some_and(|at| now.boot_ms - at >= LOADS_MS);
         if !self.moves.is_empty() || !(idle || known) {
             return None;

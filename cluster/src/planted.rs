@@ -2,7 +2,7 @@
 //! In a build without the feature `planted-bugs` none exists.
 
 /// Names of the planted bugs.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "session-not-raised",
     "no-lease-wait",
     "grant-in-transfer-term",
@@ -12,6 +12,7 @@ pub const NAMES: [&str; 9] = [
     "vote-not-synced",
     "vote-after-restart",
     "restarted-voter-stands",
+    "few-clocks-jump",
 ];
 
 /// Whether the bug of this name is switched on (by `ELPIS_PLANTED_BUG`).

@@ -1,6 +1,7 @@
 //! What must hold at every step.
 
 use crate::SimConfig;
+use crate::node;
 use crate::rt::virtual_ms;
 use crate::world::{HOSTS, World};
 use elpis_cluster::state::{ClusterState, Command};
@@ -49,6 +50,10 @@ pub(crate) struct Check {
 }
 
 const KEPT: usize = 256;
+/// Cluster time may be off by so much: clocks that agree differ by at most half of it.
+const OFF_MS: i64 = 15_000;
+/// After a majority with right clocks is back.
+const UNSURE_MS: u64 = 20_000;
 /// Clients write ten entries in a second; a leader looks twenty times.
 const ORPHANED_ENTRIES: u64 = 20;
 
@@ -149,12 +154,24 @@ impl World {
         }
     }
 
+    /// A server works by this time: right to the seconds as long as a majority of the voters has right clocks and runs.
+    pub(crate) fn works_at(&mut self, node: NodeId, unix_ms: i64) {
+        let off = unix_ms - self.unix_ms(0);
+        if off.abs() > OFF_MS && virtual_ms() >= self.unsure_until_ms && !self.clocks_stood() {
+            self.violation(format!("node {node} works by a time that is {off} ms off"));
+        }
+    }
+
     fn clocks_stood(&self) -> bool {
         virtual_ms() < self.frozen_until_ms
     }
 
     /// No two servers may have the right to act on one shard.
     pub(crate) fn scan(&mut self) {
+        let unheard = |host: &&usize| self.wall_is_wrong(**host) || !node::host(**host, |host| host.up);
+        if self.voters.iter().filter(unheard).count() * 2 >= self.voters.len() {
+            self.unsure_until_ms = virtual_ms() + UNSURE_MS;
+        }
         if self.clocks_stood() {
             return;
         }

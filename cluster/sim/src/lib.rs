@@ -167,11 +167,13 @@ async fn life() -> u64 {
             _ => Timings::LAN,
         };
         let snapshot_after = w.rng.between(20, 150);
-        let count = w.rng.between(3, 5);
+        // Half of the groups are of three, as most clusters are.
+        let count: u64 = w.rng.pick(&[3, 3, 4, 5]).unwrap_or(3);
         let voters = if count == 5 && w.rng.chance(50) { 5 } else { 3 };
         let hosts: Vec<usize> = (1..=usize::try_from(count).unwrap_or(3)).collect();
         Group { timing: Timing { raft, snapshot_after }, voters: hosts[..voters].to_vec(), hosts }
     });
+    world(|w| w.voters = group.voters.clone());
     spawn_at(0, watch());
     if let Err(why) = form(&group).await {
         world(|w| w.violation(format!("the cluster could not be made: {why}")));

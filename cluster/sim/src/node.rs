@@ -334,7 +334,8 @@ impl Node {
             let lease = {
                 let mut kept = self.kept();
                 let mut held = kept.holder.lease(&view, session);
-                if !view.is_leader && kept.caught_up_at.is_none_or(|at| view.applied_index < at) {
+                let behind = !view.is_leader && kept.caught_up_at.is_none_or(|at| view.applied_index < at);
+                if behind || kept.offset_ms.is_none() {
                     held.until_boot_ms = 0;
                 }
                 Lease {

@@ -201,7 +201,7 @@ impl Kept {
         let Some(map) = self.map.clone() else { return };
         // All shards when the map is new, and releases now and then: a new node agent wants to hear them again.
         let all = self.compared.as_ref().is_none_or(|(last, when, releases)| {
-            !Arc::ptr_eq(last, &map) || (*releases && virtual_ms() - when >= 200)
+            !last.shards.shared(&map.shards) || (*releases && virtual_ms() - when >= 200)
         });
         let releases = self.follow(at, &map, all);
         if all {
@@ -362,7 +362,10 @@ fn act(at: usize) {
             if me.session_if_valid(at) != Some(me.session) {
                 return;
             }
-            world(|w| w.acts(me.id, result.shard, result.epoch));
+            world(|w| {
+                w.acts(me.id, result.shard, result.epoch);
+                w.works_at(me.id, cluster_now);
+            });
             if let Some(Phase::Held { last_slot, .. }) = &mut me.phases.0[usize::from(result.shard / SAMPLE)]
             {
                 *last_slot = result.slot;

@@ -113,6 +113,10 @@ pub(crate) struct World {
     pub(crate) seats: [BTreeMap<u16, u64>; HOSTS],
     /// Virtual time until which clocks that stood may have let two act at once.
     pub(crate) frozen_until_ms: u64,
+    /// Hosts that vote.
+    pub(crate) voters: Vec<usize>,
+    /// Virtual time until which no majority of right clocks may have been heard.
+    pub(crate) unsure_until_ms: u64,
     pub(crate) calm: bool,
     pub(crate) faults: u32,
     pub(crate) check: Check,
@@ -159,6 +163,8 @@ pub(crate) fn begin(seed: u64, verbose: bool) {
         still_clients: false,
         seats: Default::default(),
         frozen_until_ms: 0,
+        voters: Vec::new(),
+        unsure_until_ms: 0,
         calm: false,
         faults: 0,
         check: Check::default(),
@@ -223,6 +229,11 @@ impl World {
 
     pub(crate) fn step_wall(&mut self, host: usize, by_ms: i64) {
         self.clocks[host].wall_ms = by_ms;
+    }
+
+    /// Whether the wall clock of a host is far off.
+    pub(crate) fn wall_is_wrong(&self, host: usize) -> bool {
+        self.clocks[host].wall_ms.abs() > 5_000
     }
 
     /// Virtual nanoseconds until the host's clock shows this; 0 = it does.

@@ -137,13 +137,15 @@ impl Member {
         let mut held = locked(&self.holder).lease(&view, session);
         let caught_up =
             view.is_leader || locked(&self.caught_up_at).is_some_and(|at| view.applied_index >= at);
-        if !caught_up {
+        let offset_ms = self.offset_ms();
+        // Nor does anything run before the time is known.
+        if !caught_up || offset_ms.is_none() {
             held.until_boot_ms = 0;
         }
         let lease = Lease {
             session: standing.map_or(0, |node| node.session),
             until_boot_ms: if session == Some(held.session) { held.until_boot_ms } else { 0 },
-            cluster_offset_ms: locked(&self.offset_ms).unwrap_or(0),
+            cluster_offset_ms: offset_ms.unwrap_or(0),
             term: view.term,
             master: view.leader,
         };

@@ -24,7 +24,9 @@ impl World {
             voters: (2..2 + nodes).collect(),
             ..RaftView::default()
         };
-        World { state, view, leader: Leader::new(2, LAN), now: 0 }
+        let mut leader = Leader::new(2, LAN);
+        leader.follow(0, None);
+        World { state, view, leader, now: 0 }
     }
 
     /// Lets time pass in steps of 50 ms; the nodes of `alive` renew, and acknowledge what they are asked to release.

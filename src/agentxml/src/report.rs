@@ -2,6 +2,45 @@
 
 use crate::tree::{self, Element};
 use crate::{Limits, XmlError};
+use std::borrow::Cow;
+
+/// Tags that modules usually have, in order: their names are not copied.
+const USUAL: &[&str] = &[
+    "critical_instructions",
+    "critical_inverse",
+    "crontab",
+    "custom_id",
+    "description",
+    "disabled",
+    "each_ff",
+    "ff_timeout",
+    "ff_type",
+    "max",
+    "max_critical",
+    "max_warning",
+    "min",
+    "min_critical",
+    "min_ff_event",
+    "min_ff_event_critical",
+    "min_ff_event_normal",
+    "min_ff_event_warning",
+    "min_warning",
+    "module_ff_interval",
+    "module_group",
+    "module_interval",
+    "module_parent",
+    "post_process",
+    "quiet",
+    "status",
+    "str_critical",
+    "str_warning",
+    "tags",
+    "timestamp",
+    "unit",
+    "unknown_instructions",
+    "warning_instructions",
+    "warning_inverse",
+];
 
 /// A data file: header attributes and modules, as written; rules come later.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +63,7 @@ pub struct ReportModule {
     /// Type as written; empty = default.
     pub module_type: String,
     /// Every other tag with text, in order (name, type and values left out).
-    pub tags: Vec<(String, String)>,
+    pub tags: Vec<(Cow<'static, str>, String)>,
     /// Its values in the order written.
     pub items: Vec<ReportItem>,
 }
@@ -110,7 +149,11 @@ fn module(element: &Element<'_>) -> Option<ReportModule> {
     let taken = |name: &str| matches!(name, "name" | "type" | "data" | "datalist");
     let attributes =
         element.attributes.iter().filter(|(key, _)| element.children_named(key).next().is_none());
-    let owned = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let owned = |key: &str, value: &str| {
+        let usual = USUAL.binary_search(&key).ok().and_then(|at| USUAL.get(at));
+        (usual.map_or_else(|| Cow::Owned(key.to_owned()), |usual| Cow::Borrowed(*usual)), value.to_owned())
+    };
+    module.tags.reserve(element.children.len());
     module.tags.extend(attributes.filter(|(key, _)| !taken(key)).map(|(key, value)| owned(key, value)));
     let children = element.children.iter().filter(|child| !taken(&child.name));
     module.tags.extend(children.map(|child| owned(&child.name, &child.text)));
@@ -138,4 +181,14 @@ fn list_item(data: &Element<'_>) -> ReportItem {
     let value = data.child_text("value").or_else(|| data.attribute("value")).unwrap_or(&data.text);
     let timestamp = data.child_text("timestamp").or_else(|| data.attribute("timestamp"));
     ReportItem { value: value.to_owned(), timestamp: timestamp.map(str::to_owned) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_tags_stand_in_order_and_each_is_found() {
+        assert!(USUAL.is_sorted_by(|a, b| a < b));
+    }
 }

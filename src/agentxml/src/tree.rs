@@ -16,6 +16,9 @@ pub(crate) struct Element<'t> {
     pub(crate) children: Vec<Element<'t>>,
 }
 
+/// Room made at the first child: a module's usual tags.
+const CHILDREN: usize = 8;
+
 impl<'t> Element<'t> {
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
@@ -185,7 +188,12 @@ impl<'t> Builder<'t> {
             return Err(self.malformed(at, "an element ends that never began"));
         };
         match self.open.last_mut() {
-            Some(parent) => parent.children.push(element),
+            Some(parent) => {
+                if parent.children.is_empty() {
+                    parent.children.reserve(CHILDREN);
+                }
+                parent.children.push(element);
+            }
             None => self.root = Some(element),
         }
         Ok(())
@@ -195,6 +203,8 @@ impl<'t> Builder<'t> {
         let limit = self.limits.text;
         let piece = self.piece(text);
         match self.open.last_mut() {
+            // Line breaks between children.
+            Some(element) if !element.children.is_empty() && blank(text) && blank(&element.text) => {}
             Some(element) if element.text.is_empty() && text.len() <= limit => element.text = piece,
             Some(element) if element.text.len() + text.len() <= limit => element.text.to_mut().push_str(text),
             Some(_) => return Err(XmlError::Limit { line: self.line(at), what: "bytes of one text", limit }),
@@ -214,6 +224,10 @@ impl<'t> Builder<'t> {
             None => Err(self.malformed(self.text.len(), "there is no root element")),
         }
     }
+}
+
+fn blank(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_whitespace())
 }
 
 fn predefined(name: &str) -> Option<char> {

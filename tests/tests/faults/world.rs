@@ -14,10 +14,15 @@ const LOOK: Duration = Duration::from_millis(50);
 const QUESTION: Duration = Duration::from_millis(800);
 
 pub(crate) struct World {
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     children: BTreeMap<(u8, &'static str), Child>,
+    /// Nodes whose processes start with a library that sets their wall clock wrong.
+    clocks: BTreeMap<u8, PathBuf>,
 }
+
+mod clock;
+mod database;
 
 /// The program next to this test; `cargo build --workspace` makes it.
 fn program() -> PathBuf {
@@ -32,7 +37,8 @@ pub(crate) fn all_owned(status: &Value) -> bool {
     !status["master"].is_null() && status["shards"]["owned"].as_u64() == status["shards"]["total"].as_u64()
 }
 
-fn name(node: u8) -> String {
+/// As the cluster calls it.
+pub(crate) fn name(node: u8) -> String {
     format!("f{node}")
 }
 
@@ -66,7 +72,7 @@ impl World {
     pub(crate) fn new() -> World {
         let dir = tempfile::Builder::new().prefix("elpis-faults").tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let world = World { dir, runtime, children: BTreeMap::new() };
+        let world = World { dir, runtime, children: BTreeMap::new(), clocks: BTreeMap::new() };
         must(&format!("netns add {}", space(0)));
         must(&format!("-n {} link add br0 type bridge", space(0)));
         must(&format!("-n {} link set br0 up", space(0)));
@@ -86,7 +92,7 @@ impl World {
         world
     }
 
-    fn dev(&self, arguments: &[&str]) -> String {
+    pub(super) fn dev(&self, arguments: &[&str]) -> String {
         let done = Command::new(program())
             .args(arguments)
             .arg("--dir")
@@ -153,8 +159,12 @@ impl World {
             _ => ["--socket", &socket].map(str::to_owned).to_vec(),
         };
         let log = File::options().create(true).append(true).open(folder.join(format!("{role}.log"))).unwrap();
-        let child = Command::new("ip")
-            .args(["netns", "exec", &space(node)])
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &space(node)]);
+        if let Some(library) = self.clocks.get(&node) {
+            command.arg("env").arg(format!("LD_PRELOAD={}", library.display()));
+        }
+        let child = command
             .arg(program())
             .arg(role)
             .args(arguments)
@@ -233,9 +243,12 @@ impl World {
 
     pub(crate) fn ledger(&self, from: i64, to: i64) -> Value {
         let path = format!("/api/v1/ledger?from={from}&to={to}");
-        (1..=NODES)
-            .find_map(|node| self.request(&self.socket(node, "api.sock"), Method::GET, &path, None).ok())
-            .expect("no node says what the ledger holds")
+        (1..=NODES).find_map(|node| self.api(node, &path).ok()).expect("no node says what the ledger holds")
+    }
+
+    /// Asks the API of a node.
+    pub(crate) fn api(&self, node: u8, path: &str) -> Result<Value, String> {
+        self.request(&self.socket(node, "api.sock"), Method::GET, path, None)
     }
 
     fn request(
@@ -292,6 +305,14 @@ impl World {
             .unwrap();
         assert!(self.shards(&status, node) > 0, "{status}");
         node
+    }
+
+    /// The node of this id.
+    pub(crate) fn numbered(&self, id: u64) -> u8 {
+        let status = self.any_status().unwrap();
+        let lines = status["nodes"].as_array().unwrap();
+        let line = lines.iter().find(|line| line["id"] == id).unwrap();
+        (1..=NODES).find(|node| line["name"] == name(*node).as_str()).unwrap()
     }
 
     pub(crate) fn shards(&self, status: &Value, node: u8) -> u64 {
@@ -388,6 +409,21 @@ impl World {
     fn nft(&self, node: u8, rules: &str) {
         let done = Command::new("ip").args(["netns", "exec", &space(node), "nft", rules]).output().unwrap();
         assert!(done.status.success(), "nft {rules}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Every process of a node dies at once.
+    pub(crate) fn kill_all(&mut self, node: u8) {
+        let theirs = self.children.iter_mut().filter(|((of, _), _)| *of == node);
+        let mut theirs: Vec<&mut Child> = theirs.map(|(_, child)| child).collect();
+        theirs.iter_mut().for_each(|child| child.kill().unwrap());
+        for child in theirs {
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn start_all(&mut self, node: u8) {
+        ROLES.iter().for_each(|role| self.start(node, role));
+        self.until_back(node);
     }
 
     /// Sends KILL, STOP or CONT.

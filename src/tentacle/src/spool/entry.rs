@@ -132,7 +132,7 @@ pub(super) fn encode(header: &Header, content: &[u8]) -> Result<Vec<u8>, SpoolEr
 }
 
 pub(super) fn read(path: &Path) -> Result<Stored, SpoolError> {
-    let mut bytes = std::fs::read(path).map_err(|e| SpoolError::io("read", path, e))?;
+    let mut bytes = read_file(path).map_err(|e| SpoolError::io("read", path, e))?;
     let damaged = |why: String| SpoolError::Damaged { path: path.to_owned(), why };
     let end = bytes.iter().take(HEADER_BYTES_MAX).position(|&byte| byte == b'\n');
     let end = end.ok_or_else(|| damaged("no header line".into()))?;
@@ -145,6 +145,22 @@ pub(super) fn read(path: &Path) -> Result<Stored, SpoolError> {
         return Err(damaged("content does not match its key".into()));
     }
     Ok(Stored { header, content })
+}
+
+/// The whole file. Its time of access is left alone: a file is read once, and noting that would be another write.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let open = |flags| std::fs::File::options().read(true).custom_flags(flags).open(path);
+    // Only the file's owner may ask for that.
+    let noatime = nix::fcntl::OFlag::O_NOATIME.bits();
+    let mut file = match open(noatime) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => open(0)?,
+        opened => opened?,
+    };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The header alone, for the index at start.
