@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod bootstrap;
+pub mod database;
 pub mod identity;
 pub mod key;
 pub mod leader;

@@ -15,6 +15,14 @@ pub const NAMES: [&str; 10] = [
     "few-clocks-jump",
 ];
 
+/// Those of the database group.
+pub const DATABASE: [&str; 4] = [
+    "stop-slave-before-promotion",
+    "promotion-without-a-member",
+    "restarted-acker-counts",
+    "gate-before-fence",
+];
+
 /// Whether the bug of this name is switched on (by `ELPIS_PLANTED_BUG`).
 #[cfg(feature = "planted-bugs")]
 #[must_use]

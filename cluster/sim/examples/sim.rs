@@ -1,4 +1,5 @@
-//! Runs seeds of the simulator: `sim --seed N [--verbose]`, `sim --seeds FROM..TO [--expect-violation]`.
+//! Runs seeds of the simulator: `sim --seed N [--verbose]`, `sim --seeds FROM..TO [--expect-violation]`; with `--database`
+//! those of the database group.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a tool for developers
 
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ thread_local! {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (mut from, mut to, mut verbose, mut expect) = (1, 100, false, false);
+    let (mut from, mut to, mut verbose, mut expect, mut database) = (1, 100, false, false, false);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--seed" => {
@@ -26,9 +27,14 @@ fn main() -> ExitCode {
                 (from, to) = (low.parse().expect("a number"), high.parse().expect("a number"));
             }
             "--planted" => {
-                println!("{}", elpis_cluster::planted::NAMES.join("\n"));
+                let names: &[&str] = match database {
+                    true => &elpis_cluster::planted::DATABASE,
+                    false => &elpis_cluster::planted::NAMES,
+                };
+                println!("{}", names.join("\n"));
                 return ExitCode::SUCCESS;
             }
+            "--database" => database = true,
             "--verbose" => verbose = true,
             "--expect-violation" => expect = true,
             other => panic!("unknown argument {other}"),
@@ -52,8 +58,14 @@ fn main() -> ExitCode {
                         return;
                     }
                     SEED.set(seed);
-                    let report = elpis_sim::run(seed, verbose);
-                    if report.violations.is_empty() {
+                    let (report, good) = if database {
+                        let report = elpis_sim::group::run(seed, verbose);
+                        (report.to_string(), report.violations.is_empty())
+                    } else {
+                        let report = elpis_sim::run(seed, verbose);
+                        (report.to_string(), report.violations.is_empty())
+                    };
+                    if good {
                         if from == to || seed.is_multiple_of(500) {
                             println!("{report}");
                         }

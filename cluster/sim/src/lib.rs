@@ -10,6 +10,8 @@ mod db;
 mod directed;
 mod disk;
 mod faults;
+pub mod group;
+pub mod mariadb;
 mod net;
 mod node;
 mod rt;

@@ -1,0 +1,233 @@
+//! What the cluster has agreed on about the group.
+
+use elpis_watch::NodeId;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How commits are acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// By the primary alone: nothing can be promoted without a loss.
+    Single,
+    /// By the primary and one of the ack set, but it is not proved that one of them holds what was acknowledged before:
+    /// so nobody can be promoted yet.
+    Waiting,
+    /// By the primary and one of the ack set, who hold all between them.
+    Sync,
+}
+
+/// A failover that has begun and not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failover {
+    /// The epoch it will begin.
+    pub epoch: u64,
+}
+
+/// A node with a copy of the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its rows were compared since it last led: it may acknowledge again.
+    pub verified: bool,
+}
+
+/// The group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Grows with every promotion.
+    pub epoch: u64,
+    pub primary: NodeId,
+    pub mode: Mode,
+    /// Who may acknowledge a commit. Every one of them counts at a promotion, so it shrinks only by proof.
+    pub ack_set: BTreeSet<NodeId>,
+    pub members: BTreeMap<NodeId, Member>,
+    /// Sequence number at which the primary began this epoch.
+    pub base_seq: u64,
+    pub failover: Option<Failover>,
+}
+
+/// One change of the group. Each names the epoch it was planned in: a late one is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// A node has a copy and follows.
+    Joined { node: NodeId },
+    /// Its rows are the primary's.
+    Verified { epoch: u64, node: NodeId },
+    /// From now on it may acknowledge: first this entry, then its switch.
+    Grow { epoch: u64, node: NodeId },
+    /// It acknowledges no more, and what it alone had acknowledged is held by another one.
+    Shrink { epoch: u64, node: NodeId },
+    /// The primary waits at each commit, and one was acknowledged since it does: the ack set holds all.
+    Sync { epoch: u64 },
+    /// The primary waits for nobody any more: nobody may acknowledge.
+    Single { epoch: u64 },
+    /// The primary is to be replaced. `epoch` is the new one.
+    FailoverStart { epoch: u64 },
+    /// The new epoch begins with this primary, at this position. The point of no return.
+    Promoted { epoch: u64, primary: NodeId, base_seq: u64 },
+}
+
+/// Why an entry changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("it was planned in another epoch of the database; plan again")]
+    OtherEpoch,
+    #[error("the node is no member of the database group, or not one that may do this")]
+    NotFit,
+    #[error("a failover is under way")]
+    FailingOver,
+}
+
+impl Group {
+    /// A group of one.
+    #[must_use]
+    pub fn new(primary: NodeId) -> Group {
+        Group {
+            epoch: 1,
+            primary,
+            mode: Mode::Single,
+            ack_set: BTreeSet::new(),
+            members: BTreeMap::from([(primary, Member { verified: true })]),
+            base_seq: 0,
+            failover: None,
+        }
+    }
+
+    /// Who may be made primary when the present one is gone: everybody who might hold an acknowledged row alone.
+    /// Empty unless [`Mode::Sync`]: else only the primary itself is sure to hold all.
+    #[must_use]
+    pub fn heirs(&self) -> BTreeSet<NodeId> {
+        if self.mode == Mode::Sync { self.ack_set.clone() } else { BTreeSet::new() }
+    }
+
+    /// Applies an entry, or says why it does not fit (any more).
+    ///
+    /// # Errors
+    /// The entry was planned on another state.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), Refused> {
+        let member = |node: &NodeId| self.members.get(node).copied().ok_or(Refused::NotFit);
+        match entry {
+            Entry::Joined { node } => {
+                self.members.entry(*node).or_default();
+            }
+            Entry::FailoverStart { epoch } => {
+                if *epoch != self.epoch + 1 {
+                    return Err(Refused::OtherEpoch);
+                }
+                self.failover = Some(Failover { epoch: *epoch });
+            }
+            Entry::Promoted { epoch, primary, base_seq } => {
+                if self.failover.as_ref().is_none_or(|failover| failover.epoch != *epoch) {
+                    return Err(Refused::OtherEpoch);
+                }
+                if *primary != self.primary && !self.heirs().contains(primary) {
+                    return Err(Refused::NotFit);
+                }
+                if *primary != self.primary {
+                    // Whatever it has beyond the base nobody acknowledged: it proves itself again.
+                    self.members.insert(self.primary, Member { verified: false });
+                    self.ack_set.remove(primary);
+                    // It may be the only one that holds the last of them.
+                    self.mode = if self.ack_set.is_empty() { Mode::Single } else { Mode::Waiting };
+                }
+                (self.epoch, self.primary, self.base_seq) = (*epoch, *primary, *base_seq);
+                self.failover = None;
+            }
+            Entry::Verified { epoch, node } => {
+                self.steady(*epoch)?;
+                member(node)?;
+                self.members.insert(*node, Member { verified: true });
+            }
+            Entry::Grow { epoch, node } => {
+                self.steady(*epoch)?;
+                if !member(node)?.verified || *node == self.primary {
+                    return Err(Refused::NotFit);
+                }
+                self.ack_set.insert(*node);
+            }
+            Entry::Shrink { epoch, node } => {
+                self.steady(*epoch)?;
+                // The last one goes by `Single` alone.
+                if self.ack_set.len() < 2 || !self.ack_set.remove(node) {
+                    return Err(Refused::NotFit);
+                }
+            }
+            Entry::Sync { epoch } => {
+                self.steady(*epoch)?;
+                if self.ack_set.is_empty() {
+                    return Err(Refused::NotFit);
+                }
+                self.mode = Mode::Sync;
+            }
+            Entry::Single { epoch } => {
+                self.steady(*epoch)?;
+                self.mode = Mode::Single;
+                self.ack_set.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn steady(&self, epoch: u64) -> Result<(), Refused> {
+        if epoch != self.epoch {
+            return Err(Refused::OtherEpoch);
+        }
+        // During a failover the ack set is what it was when it began.
+        if self.failover.is_some() { Err(Refused::FailingOver) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Group {
+        let mut group = Group::new(2);
+        for node in [3, 4] {
+            group.apply(&Entry::Joined { node }).unwrap();
+            assert_eq!(group.apply(&Entry::Grow { epoch: 1, node }), Err(Refused::NotFit), "not verified");
+            group.apply(&Entry::Verified { epoch: 1, node }).unwrap();
+            group.apply(&Entry::Grow { epoch: 1, node }).unwrap();
+        }
+        assert!(group.heirs().is_empty(), "the primary does not wait for them yet");
+        group.apply(&Entry::Sync { epoch: 1 }).unwrap();
+        group
+    }
+
+    #[test]
+    fn an_heir_takes_over_and_the_old_primary_proves_itself_again() {
+        let mut group = three();
+        group.apply(&Entry::FailoverStart { epoch: 2 }).unwrap();
+        assert_eq!(group.apply(&Entry::Shrink { epoch: 1, node: 4 }), Err(Refused::FailingOver));
+        group.apply(&Entry::Promoted { epoch: 2, primary: 3, base_seq: 7 }).unwrap();
+        assert_eq!((group.epoch, group.primary, group.base_seq), (2, 3, 7));
+        assert_eq!((group.mode, &group.ack_set), (Mode::Waiting, &BTreeSet::from([4])));
+        assert!(group.heirs().is_empty(), "node 4 may lack what node 3 alone had received");
+        assert_eq!(group.apply(&Entry::Grow { epoch: 2, node: 2 }), Err(Refused::NotFit));
+        // The same again, by a leader that does not know.
+        let late = Entry::Promoted { epoch: 2, primary: 4, base_seq: 7 };
+        assert_eq!(group.apply(&late), Err(Refused::OtherEpoch));
+    }
+
+    #[test]
+    fn a_group_of_one_has_no_heir_but_its_primary() {
+        let mut group = three();
+        group.apply(&Entry::Shrink { epoch: 1, node: 4 }).unwrap();
+        assert_eq!(group.apply(&Entry::Shrink { epoch: 1, node: 3 }), Err(Refused::NotFit));
+        group.apply(&Entry::Single { epoch: 1 }).unwrap();
+        group.apply(&Entry::FailoverStart { epoch: 2 }).unwrap();
+        let stranger = Entry::Promoted { epoch: 2, primary: 3, base_seq: 7 };
+        assert_eq!(group.apply(&stranger), Err(Refused::NotFit));
+        group.apply(&Entry::Promoted { epoch: 2, primary: 2, base_seq: 7 }).unwrap();
+        assert_eq!(group.mode, Mode::Single);
+    }
+
+    #[test]
+    fn the_last_of_the_ack_set_becomes_primary_alone() {
+        let mut group = three();
+        group.apply(&Entry::Shrink { epoch: 1, node: 4 }).unwrap();
+        group.apply(&Entry::FailoverStart { epoch: 2 }).unwrap();
+        group.apply(&Entry::Promoted { epoch: 2, primary: 3, base_seq: 7 }).unwrap();
+        assert_eq!((group.mode, group.ack_set.len()), (Mode::Single, 0));
+    }
+}

@@ -1,0 +1,270 @@
+//! What the leader agrees on next, and what it asks of every supervisor.
+
+use super::group::{Entry, Group, Mode};
+use super::supervise::Local;
+use crate::planted;
+use elpis_watch::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A member of the ack set that does not acknowledge for so long leaves it.
+const SHRINK_MS: i64 = 5_000;
+/// Before a group without any acknowledging member goes on alone.
+const ALONE_MS: i64 = 10_000;
+/// The write probe of a primary fails for so long before it is replaced.
+const PROBE_MS: i64 = 2_000;
+/// A primary that does not open its gate for so long is replaced.
+const OPEN_MS: i64 = 5_000;
+/// So long all heirs are waited for before a primary that answers becomes its own heir.
+const FREEZE_MS: i64 = 3_000;
+
+/// What a supervisor is to bring about. Orders are repeated; a supervisor obeys the newest it has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing.
+    Hold,
+    /// Be the primary of this epoch; `sync` = wait for acknowledgements. Let none of `blocked` replicate, and prove that
+    /// the others hold what one of them had acknowledged.
+    Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId> },
+    /// Replicate from the primary. `reach` is a position that it had after this instance of the node's server connected.
+    Follow { epoch: u64, primary: NodeId, acks: bool, reach: Option<(u64, u64)> },
+    /// Receive nothing more from `from`, and keep all that was received.
+    Freeze { epoch: u64, from: NodeId },
+    /// Apply all up to here, then leave the source.
+    Detach { epoch: u64, from: NodeId, upto: u64 },
+    /// End the server at once, without an orderly end.
+    Kill { epoch: u64 },
+    /// Throw the copy away and take a new one from the primary.
+    Rebuild { epoch: u64, primary: NodeId },
+}
+
+/// What a supervisor tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The newest round of orders it had obeyed when it looked.
+    pub echo: u64,
+    pub local: Local,
+}
+
+/// What comes of a look at everything.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Number of this look; orders carry it.
+    pub round: u64,
+    pub orders: BTreeMap<NodeId, Order>,
+    pub entry: Option<Entry>,
+}
+
+/// The leader's memory; empty in every new term.
+#[derive(Clone, Debug, Default)]
+pub struct Planner {
+    round: u64,
+    /// Epoch of the last look, and its first round.
+    epoch_since: (u64, u64),
+    /// The first round in which an instance of a node's server was seen connected.
+    connected: BTreeMap<NodeId, (u64, u64)>,
+    /// The first round in which a node was outside of the ack set.
+    outside: BTreeMap<NodeId, u64>,
+    /// The first round since which the primary is told to wait for acknowledgements.
+    sync_since: Option<u64>,
+    /// Since when something is so, and of what.
+    since: BTreeMap<(NodeId, &'static str), i64>,
+}
+
+impl Planner {
+    /// How long `is` has been so.
+    fn lasting(&mut self, node: NodeId, what: &'static str, is: bool, now_ms: i64) -> i64 {
+        if !is {
+            self.since.remove(&(node, what));
+            return -1;
+        }
+        now_ms - *self.since.entry((node, what)).or_insert(now_ms)
+    }
+
+    /// Looks at everything. `live` are the nodes with a session; `me` is the node that leads.
+    pub fn plan(
+        &mut self,
+        group: &Group,
+        live: &BTreeSet<NodeId>,
+        reports: &BTreeMap<NodeId, Report>,
+        me: NodeId,
+        now_ms: i64,
+    ) -> Plan {
+        self.round += 1;
+        let epoch = group.failover.as_ref().map_or(group.epoch, |failover| failover.epoch);
+        if self.epoch_since.0 != epoch {
+            self.epoch_since = (epoch, self.round);
+            self.since.clear();
+            self.sync_since = None;
+        }
+        // Only what was seen after an order of this epoch counts.
+        let current: BTreeMap<NodeId, &Local> = reports
+            .iter()
+            .filter(|(node, report)| live.contains(node) && report.echo >= self.epoch_since.1)
+            .map(|(node, report)| (*node, &report.local))
+            .collect();
+        let mut plan = Plan { round: self.round, orders: BTreeMap::new(), entry: None };
+        if group.failover.is_some() {
+            self.fail_over(group, epoch, &current, me, now_ms, &mut plan);
+        } else {
+            self.lead(group, live, reports, &current, now_ms, &mut plan);
+        }
+        plan
+    }
+
+    fn fail_over(
+        &mut self,
+        group: &Group,
+        epoch: u64,
+        current: &BTreeMap<NodeId, &Local>,
+        me: NodeId,
+        now_ms: i64,
+        plan: &mut Plan,
+    ) {
+        let (primary, heirs) = (group.primary, group.heirs());
+        let is_frozen = |node: &NodeId| {
+            let whole = |local: &&&Local| local.whole || planted::on("restarted-acker-counts");
+            // One that has died since has lost what it had received.
+            current.get(node).filter(|local| local.up && local.frozen == Some(epoch)).filter(whole).is_some()
+        };
+        let frozen: BTreeSet<NodeId> = heirs.iter().copied().filter(is_frozen).collect();
+        let enough = frozen == heirs || (planted::on("promotion-without-a-member") && !frozen.is_empty());
+        let all = !heirs.is_empty() && enough;
+        for node in &heirs {
+            plan.orders.insert(*node, Order::Freeze { epoch, from: primary });
+        }
+        plan.orders.insert(primary, if all { Order::Kill { epoch } } else { Order::Hold });
+        let waited = self.lasting(primary, "failing over", true, now_ms);
+        if all {
+            // The one that received most; a primary and a master on one node would die together.
+            let rank = |node: &&NodeId| {
+                let local = current.get(*node);
+                let received = local.map_or(0, |local| local.received());
+                let applied = local.map_or(0, |local| local.applied_seq);
+                (received, applied, **node != me, std::cmp::Reverse(**node))
+            };
+            let Some((heir, local)) =
+                frozen.iter().max_by_key(rank).and_then(|node| Some((*node, current.get(node)?)))
+            else {
+                return;
+            };
+            let upto = local.received();
+            plan.orders.insert(heir, Order::Detach { epoch, from: primary, upto });
+            if local.detached == Some(epoch) && local.binlog_seq == upto {
+                plan.entry = Some(Entry::Promoted { epoch, primary: heir, base_seq: upto });
+            }
+        } else if let Some(local) = current.get(&primary)
+            && (heirs.is_empty() || waited >= FREEZE_MS)
+        {
+            plan.entry = Some(Entry::Promoted { epoch, primary, base_seq: local.binlog_seq });
+        }
+    }
+
+    fn lead(
+        &mut self,
+        group: &Group,
+        live: &BTreeSet<NodeId>,
+        reports: &BTreeMap<NodeId, Report>,
+        current: &BTreeMap<NodeId, &Local>,
+        now_ms: i64,
+        plan: &mut Plan,
+    ) {
+        let (epoch, primary) = (group.epoch, group.primary);
+        let head = current.get(&primary).copied();
+        let mut entries = Vec::new();
+        let silent = head.is_some_and(|local| local.up && local.leading == Some(epoch) && !local.writes);
+        let silent = self.lasting(primary, "writes nothing", silent, now_ms) >= PROBE_MS;
+        let closed = head.is_some_and(|local| local.up && local.leading != Some(epoch));
+        let closed = self.lasting(primary, "does not open", closed, now_ms) >= OPEN_MS;
+        let closed = closed && !group.heirs().is_empty();
+        let dead = !live.contains(&primary) && !group.heirs().is_empty();
+        if dead || silent || closed || head.is_some_and(|local| !local.up) {
+            entries.push(Entry::FailoverStart { epoch: epoch + 1 });
+        }
+        let replicas = group.members.keys().copied().filter(|node| *node != primary);
+        let replicas: Vec<NodeId> = replicas.collect();
+        let mut blocked = BTreeSet::new();
+        let mut acknowledging = BTreeSet::new();
+        let mut away = BTreeSet::new();
+        for node in replicas {
+            let local = current.get(&node).copied();
+            let member = group.ack_set.contains(&node);
+            let follows = local.filter(|local| local.up && local.connected && local.source == Some(primary));
+            // A position of the primary counts when it was seen after the connection was.
+            let instance = follows.map(|local| local.instance);
+            let since = match (self.connected.get(&node), instance) {
+                (Some((of, since)), Some(instance)) if *of == instance => Some(*since),
+                (_, Some(instance)) => {
+                    self.connected.insert(node, (instance, self.round));
+                    Some(self.round)
+                }
+                (_, None) => {
+                    self.connected.remove(&node);
+                    None
+                }
+            };
+            let reach = since.and_then(|since| {
+                let report = reports.get(&primary).filter(|report| report.echo >= since)?;
+                head.and(instance).map(|instance| (instance, report.local.binlog_seq))
+            });
+            let broken = local.is_some_and(|local| local.broken);
+            let order = if broken && !member {
+                Order::Rebuild { epoch, primary }
+            } else {
+                Order::Follow { epoch, primary, acks: member, reach }
+            };
+            plan.orders.insert(node, order);
+            let good = follows.is_some_and(|local| local.sql && !local.broken);
+            let near =
+                head.is_some_and(|head| local.is_some_and(|local| local.applied_seq + 50 >= head.binlog_seq));
+            if member {
+                self.outside.remove(&node);
+                let acks = good && local.is_some_and(|local| local.acks && local.whole);
+                if acks {
+                    acknowledging.insert(node);
+                }
+                if self.lasting(node, "acknowledges nothing", !acks, now_ms) >= SHRINK_MS {
+                    away.insert(node);
+                }
+            } else {
+                // Until it is known to acknowledge nothing it is kept away.
+                let since = *self.outside.entry(node).or_insert(self.round);
+                let quiet = reports.get(&node).filter(|report| report.echo >= since);
+                if quiet.is_none_or(|report| report.local.acks) {
+                    blocked.insert(node);
+                }
+                let verified = group.members.get(&node).is_some_and(|member| member.verified);
+                if !verified && good && near && local.is_some_and(|local| local.same) {
+                    entries.push(Entry::Verified { epoch, node });
+                }
+                // One at a time: two of three fit beside a primary.
+                if verified && good && near && group.ack_set.len() < 2 {
+                    entries.push(Entry::Grow { epoch, node });
+                }
+            }
+        }
+        let alone = !group.ack_set.is_empty() && acknowledging.is_empty() && head.is_some();
+        if self.lasting(primary, "nobody acknowledges", alone, now_ms) >= ALONE_MS {
+            entries.push(Entry::Single { epoch });
+        }
+        if !acknowledging.is_empty() && group.ack_set.len() > 1 {
+            for node in away {
+                blocked.insert(node);
+                let proved = head.is_some_and(|head| head.dropped.contains(&node));
+                if proved {
+                    entries.push(Entry::Shrink { epoch, node });
+                }
+            }
+        }
+        let sync = group.mode != Mode::Single || !acknowledging.is_empty();
+        self.sync_since = if sync { self.sync_since.or(Some(self.round)) } else { None };
+        let proved = reports
+            .get(&primary)
+            .zip(self.sync_since)
+            .is_some_and(|(report, since)| head.is_some() && report.echo >= since && report.local.synced);
+        if group.mode != Mode::Sync && !group.ack_set.is_empty() && proved {
+            entries.push(Entry::Sync { epoch });
+        }
+        plan.orders.insert(primary, Order::Lead { epoch, sync, blocked });
+        plan.entry = entries.into_iter().next();
+    }
+}

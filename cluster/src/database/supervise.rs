@@ -1,0 +1,234 @@
+//! What the supervisor of a node does next with its server.
+
+use super::plan::Order;
+use crate::planted;
+use elpis_watch::NodeId;
+use std::collections::BTreeSet;
+
+/// What the server shows, and what its supervisor knows of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Local {
+    /// The process runs.
+    pub up: bool,
+    /// Starts of the process.
+    pub instance: u64,
+    /// The write probe is answered, or waits for an acknowledgement alone.
+    pub writes: bool,
+    pub read_only: bool,
+    pub semi_master: bool,
+    pub source: Option<NodeId>,
+    /// The thread is on, connected or not.
+    pub io: bool,
+    pub sql: bool,
+    /// The source sends to it.
+    pub connected: bool,
+    /// It acknowledges, or would when connected.
+    pub acks: bool,
+    /// Replication stopped by itself: its rows are not the primary's.
+    pub broken: bool,
+    /// Its rows were compared with the primary's and are the same.
+    pub same: bool,
+    /// Received, applied, and last in the binary log.
+    pub io_seq: u64,
+    pub applied_seq: u64,
+    pub binlog_seq: u64,
+    /// Everything it has ever acknowledged is here: not so after a restart, until it has received as much again.
+    pub whole: bool,
+    /// Epoch of the failover for which it receives nothing more.
+    pub frozen: Option<u64>,
+    /// Epoch of the failover for which it has left its source.
+    pub detached: Option<u64>,
+    /// Epoch in which it leads and its gate is open.
+    pub leading: Option<u64>,
+    /// Nodes that are kept away and whose acknowledgements others hold.
+    pub dropped: BTreeSet<NodeId>,
+    /// It waits for acknowledgements, and one has come since it does.
+    pub synced: bool,
+}
+
+impl Local {
+    /// The last transaction that is here, applied or not.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.io_seq.max(self.binlog_seq)
+    }
+}
+
+/// What a supervisor remembers while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Instance of the server that the rest is of.
+    pub instance: u64,
+    pub whole: bool,
+    pub frozen: Option<u64>,
+    pub detached: Option<u64>,
+    pub leading: Option<u64>,
+    /// Epoch for which the fence was written and acknowledged.
+    pub fenced: Option<u64>,
+    pub dropped: BTreeSet<NodeId>,
+    /// Nodes that are kept away now; `None` = not known.
+    pub blocked: Option<BTreeSet<NodeId>>,
+    /// A row was acknowledged since the server waits for acknowledgements.
+    pub synced: bool,
+}
+
+/// One thing to do; when it is done the supervisor looks again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start the server; `master` = with what nobody acknowledged.
+    Start {
+        master: bool,
+    },
+    /// SIGKILL.
+    Kill,
+    /// `STOP SLAVE IO_THREAD`, the way to the source made to reject first.
+    StopIo,
+    /// `STOP SLAVE; RESET SLAVE ALL`.
+    Leave,
+    /// `CHANGE MASTER TO …; START SLAVE`, acknowledging or not.
+    Follow {
+        primary: NodeId,
+        acks: bool,
+    },
+    /// `STOP SLAVE IO_THREAD; SET GLOBAL rpl_semi_sync_slave_enabled; START SLAVE IO_THREAD`.
+    SetAcks {
+        on: bool,
+    },
+    SetSemiMaster {
+        on: bool,
+    },
+    /// Rows of the fence, by an account that `read_only` does not stop; done when they are acknowledged. Asked for again
+    /// while they are not: what a replica had received before it began to acknowledge is acknowledged only with the next
+    /// transaction.
+    WriteFence {
+        epoch: u64,
+    },
+    /// `SET GLOBAL read_only=0`, the gate opened.
+    Open {
+        epoch: u64,
+    },
+    /// Keep these nodes' replication away and end what they have open.
+    Block {
+        nodes: BTreeSet<NodeId>,
+    },
+    /// A changing row; its acknowledgement comes from those that are not blocked.
+    Heartbeat {
+        without: BTreeSet<NodeId>,
+    },
+    /// A new copy from the primary.
+    Rebuild {
+        primary: NodeId,
+    },
+}
+
+/// The next thing to do for this order, if any.
+#[must_use]
+pub fn supervise(order: &Order, local: &Local, memory: &mut Memory) -> Option<Action> {
+    if memory.instance != local.instance {
+        // Another process: what was received and not applied is gone.
+        *memory = Memory { instance: local.instance, ..Memory::default() };
+    }
+    match order {
+        Order::Hold => None,
+        Order::Kill { .. } => local.up.then_some(Action::Kill),
+        Order::Freeze { epoch, .. } => freeze(*epoch, local, memory),
+        Order::Detach { epoch, upto, .. } => {
+            if let Some(action) = freeze(*epoch, local, memory) {
+                return Some(action);
+            }
+            if !local.up || memory.frozen != Some(*epoch) || local.binlog_seq < *upto {
+                return None;
+            }
+            if local.source.is_some() {
+                return Some(Action::Leave);
+            }
+            memory.detached = Some(*epoch);
+            None
+        }
+        Order::Lead { epoch, sync, blocked } => lead(*epoch, *sync, blocked, local, memory),
+        Order::Follow { primary, acks, reach, .. } => follow(*primary, *acks, *reach, local, memory),
+        Order::Rebuild { primary, .. } if local.broken => Some(Action::Rebuild { primary: *primary }),
+        Order::Rebuild { primary, .. } => follow(*primary, false, None, local, memory),
+    }
+}
+
+fn freeze(epoch: u64, local: &Local, memory: &mut Memory) -> Option<Action> {
+    // A server that is down, or was restarted, cannot say what it had acknowledged.
+    if !local.up || memory.frozen == Some(epoch) {
+        return None;
+    }
+    if local.io {
+        return Some(Action::StopIo);
+    }
+    memory.frozen = Some(epoch);
+    None
+}
+
+fn lead(
+    epoch: u64,
+    sync: bool,
+    blocked: &BTreeSet<NodeId>,
+    local: &Local,
+    memory: &mut Memory,
+) -> Option<Action> {
+    if !local.up {
+        // Its binary log has everything that was ever acknowledged: nothing of it is cut off.
+        return (memory.fenced != Some(epoch)).then_some(Action::Start { master: true });
+    }
+    if local.source.is_some() {
+        return Some(Action::Leave);
+    }
+    if memory.blocked.as_ref() != Some(blocked) {
+        memory.dropped.retain(|node| blocked.contains(node));
+        memory.blocked = Some(blocked.clone());
+        return Some(Action::Block { nodes: blocked.clone() });
+    }
+    if local.semi_master != sync {
+        // What is acknowledged because nobody waits any more proves nothing.
+        (memory.synced, memory.dropped) = (false, BTreeSet::new());
+        return Some(Action::SetSemiMaster { on: sync });
+    }
+    if memory.fenced != Some(epoch) && !planted::on("gate-before-fence") {
+        return Some(Action::WriteFence { epoch });
+    }
+    if memory.leading != Some(epoch) {
+        return Some(Action::Open { epoch });
+    }
+    if sync && (memory.dropped != *blocked || !memory.synced) {
+        return Some(Action::Heartbeat { without: blocked.clone() });
+    }
+    None
+}
+
+fn follow(
+    primary: NodeId,
+    acks: bool,
+    reach: Option<(u64, u64)>,
+    local: &Local,
+    memory: &mut Memory,
+) -> Option<Action> {
+    if !local.up {
+        return Some(Action::Start { master: false });
+    }
+    // It led, or was about to: what nobody acknowledged is cut off by a start in the other role, and by nothing else.
+    if local.semi_master || !local.read_only {
+        return Some(Action::Kill);
+    }
+    if local.broken {
+        return None;
+    }
+    (memory.frozen, memory.detached) = (None, None);
+    if local.source != Some(primary) || !local.io || !local.sql {
+        if local.source == Some(primary) && local.sql && local.acks != acks {
+            return Some(Action::SetAcks { on: acks });
+        }
+        return Some(Action::Follow { primary, acks });
+    }
+    if local.acks != acks {
+        return Some(Action::SetAcks { on: acks });
+    }
+    // Outside of the ack set nothing depends on it; inside, it has caught up with what it may have said before.
+    let reached = |(instance, seq)| instance == local.instance && local.io_seq >= seq;
+    memory.whole |= !acks || reach.is_some_and(reached);
+    None
+}
