@@ -5,14 +5,14 @@
 //! order, nodes killed, links cut, leaders deposed who do not know it. Then everything heals. What is agreed on (Raft)
 //! is one register here: its own simulator is the crate's other half.
 
-use crate::mariadb::{Outcome, Role, Servers};
+mod act;
+mod faults;
+
+use crate::mariadb::Servers;
 use crate::world::Rng;
-use elpis_cluster::database::{
-    Action, Entry, Group, Local, Memory, Order, Planner, Report as Told, supervise,
-};
-use elpis_cluster::planted;
+use elpis_cluster::database::{Action, Entry, Group, Local, Memory, Order, Planner, Report as Told};
 use elpis_watch::NodeId;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 const NODES: usize = 3;
 /// Random steps with faults, and without.
@@ -188,147 +188,6 @@ impl Sim {
         }
     }
 
-    fn local(&self, node: usize) -> Local {
-        let server = self.servers.at(node);
-        let primary = self.servers.at(place(self.group.primary));
-        let memory = &self.nodes[node].memory;
-        let current = memory.instance == self.nodes[node].instance;
-        Local {
-            up: server.up,
-            instance: self.nodes[node].instance,
-            writes: server.answers() && !server.read_only,
-            read_only: server.read_only,
-            semi_master: server.semi_master,
-            source: server.source.map(id),
-            io: server.io,
-            sql: server.sql,
-            connected: self.servers.connected(node),
-            acks: server.semi_slave,
-            broken: server.error.is_some()
-                || (server.up && server.source.is_some() && !server.same_as(primary)),
-            same: server.same_as(primary),
-            io_seq: server.io_pos(),
-            applied_seq: server.slave_pos(),
-            binlog_seq: server.binlog_pos().map_or(0, |event| event.seq),
-            whole: current && memory.whole,
-            frozen: memory.frozen.filter(|_| current),
-            detached: memory.detached.filter(|_| current),
-            leading: memory.leading.filter(|_| current),
-            dropped: if current { memory.dropped.clone() } else { BTreeSet::new() },
-            synced: current && memory.synced,
-        }
-    }
-
-    /// The supervisor does one thing.
-    fn supervise(&mut self, node: usize) {
-        if !self.nodes[node].up {
-            return;
-        }
-        if let Some((row, action)) = self.nodes[node].waits.clone() {
-            match self.servers.outcome(row) {
-                Outcome::Hangs => {}
-                Outcome::Acknowledged => {
-                    let memory = &mut self.nodes[node].memory;
-                    match action {
-                        Action::WriteFence { epoch } => memory.fenced = Some(epoch),
-                        Action::Heartbeat { without } => (memory.dropped, memory.synced) = (without, true),
-                        _ => {}
-                    }
-                    self.nodes[node].waits = None;
-                }
-                Outcome::Unknown | Outcome::Refused => self.nodes[node].waits = None,
-            }
-        }
-        let Some(order) = self.nodes[node].order.clone() else { return };
-        let local = self.local(node);
-        let Some(action) = supervise(&order, &local, &mut self.nodes[node].memory) else { return };
-        self.act(node, action);
-    }
-
-    fn act(&mut self, node: usize, action: Action) {
-        self.note(|| format!("node {}: {action:?}", id(node)));
-        match action {
-            Action::Start { master } => {
-                self.nodes[node].instance += 1;
-                self.nodes[node].waits = None;
-                let role = if master { Role::Master } else { Role::Slave };
-                let server = u32::try_from(node as u64 * 1000 + self.nodes[node].instance).unwrap_or(0);
-                self.servers.refuse(node, &[]);
-                self.servers.start(node, role, server);
-            }
-            Action::Kill => self.servers.kill(node),
-            Action::StopIo if planted::on("stop-slave-before-promotion") => {
-                self.servers.stop_slave(node);
-                self.servers.start_sql(node);
-            }
-            Action::StopIo => self.servers.stop_io(node),
-            Action::Leave => {
-                self.servers.stop_slave(node);
-                self.servers.reset_slave(node);
-            }
-            Action::Follow { primary, acks } => {
-                self.servers.stop_slave(node);
-                self.servers.set_semi_slave(node, acks);
-                let demote = self.servers.at(node).source.is_none();
-                self.servers.follow(node, place(primary), demote);
-            }
-            Action::SetAcks { on } => {
-                self.servers.stop_io(node);
-                self.servers.set_semi_slave(node, on);
-                self.servers.start_io(node);
-            }
-            Action::SetSemiMaster { on } => {
-                self.nodes[node].waits = None;
-                self.servers.set_semi_master(node, on);
-            }
-            Action::WriteFence { .. } | Action::Heartbeat { .. } => {
-                if self.nodes[node].waits.is_none() || self.rng.chance(20) {
-                    self.rows += 1;
-                    let row = OWN + self.rows;
-                    self.servers.insert_as_admin(node, row);
-                    self.nodes[node].waits = Some((row, action));
-                }
-            }
-            Action::Open { epoch } => {
-                if self.nodes[node].memory.fenced != Some(epoch) {
-                    self.violation(&format!("node {} opens epoch {epoch} before its fence stands", id(node)));
-                }
-                if !self.servers.set_read_only(node, false) {
-                    return;
-                }
-                self.nodes[node].memory.leading = Some(epoch);
-                if epoch == self.group.epoch && id(node) == self.group.primary {
-                    self.nothing_lost("at its opening");
-                }
-            }
-            Action::Block { nodes } => {
-                let nodes: Vec<usize> = nodes.into_iter().map(place).collect();
-                self.servers.refuse(node, &nodes);
-            }
-            Action::Rebuild { primary } => {
-                let source = place(primary);
-                if self.servers.at(source).answers() {
-                    self.report.rebuilt += 1;
-                    self.nodes[node].instance += 1;
-                    self.servers.rebuild(node, source);
-                }
-            }
-        }
-    }
-
-    fn nothing_lost(&mut self, when: &str) {
-        let primary = place(self.group.primary);
-        let rows = self.servers.at(primary).rows();
-        let lost: Vec<u64> = self.servers.acknowledged().filter(|row| !rows.contains(row)).collect();
-        if !lost.is_empty() {
-            let epoch = self.group.epoch;
-            let primary = self.group.primary;
-            self.violation(&format!(
-                "acknowledged rows {lost:?} are not on node {primary} {when} of epoch {epoch}"
-            ));
-        }
-    }
-
     /// A supervisor looks and tells; the message may be lost or late.
     fn tell(&mut self, node: usize) {
         if !self.nodes[node].up || self.rng.chance(if self.calm { 0 } else { 10 }) {
@@ -380,87 +239,6 @@ impl Sim {
         if applied.is_ok() && matches!(entry, Entry::Promoted { .. }) {
             self.report.epochs += 1;
             self.report.promotions += u64::from(self.group.primary != before);
-        }
-    }
-
-    fn depose(&mut self) {
-        let node = self.any();
-        if self.nodes[node].up {
-            (self.leader, self.planner) = (node, Planner::default());
-            self.term += 1;
-            self.reports.clear();
-            self.told.clear();
-            self.note(|| format!("node {} leads term {}", id(node), self.term));
-        }
-    }
-
-    fn fault(&mut self) {
-        let node = self.any();
-        let kind = self.rng.between(0, 13);
-        self.note(|| format!("fault {kind} of node {}", id(node)));
-        match kind {
-            0 | 1 => self.servers.kill(node),
-            2 => self.servers.terminate(node),
-            3 => self.servers.pause(node, true),
-            4 | 5 => self.servers.pause(node, false),
-            6 => {
-                // The whole machine; one at a time, so that a majority stays.
-                if (0..NODES).all(|one| self.nodes[one].up) {
-                    self.servers.kill(node);
-                    let (instance, newest) = (self.nodes[node].instance, self.nodes[node].newest);
-                    self.nodes[node] = Node { instance, newest, live: true, ..Node::default() };
-                }
-            }
-            7 | 8 => self.back(),
-            9 => {
-                // Sooner or later its session is over.
-                for node in 0..NODES {
-                    self.nodes[node].live = self.nodes[node].up;
-                }
-            }
-            10 => {
-                let other = self.any();
-                if other != node {
-                    self.servers.cut(node, other, true);
-                }
-            }
-            11 => self.heal_links(),
-            12 => self.depose(),
-            _ => {
-                if self.nodes[node].up {
-                    // The supervisor alone: it forgets, its server goes on.
-                    let (instance, newest) = (self.nodes[node].instance, self.nodes[node].newest);
-                    self.nodes[node] = Node { instance, newest, up: true, live: true, ..Node::default() };
-                }
-            }
-        }
-        if !self.nodes[self.leader].up {
-            self.depose();
-        }
-    }
-
-    fn back(&mut self) {
-        for node in 0..NODES {
-            self.nodes[node].up = true;
-            self.nodes[node].live = true;
-        }
-    }
-
-    fn heal_links(&mut self) {
-        for a in 0..NODES {
-            for b in 0..a {
-                self.servers.cut(a, b, false);
-            }
-        }
-    }
-
-    fn heal(&mut self) {
-        self.note(|| "healing".to_owned());
-        self.calm = true;
-        self.back();
-        self.heal_links();
-        for node in 0..NODES {
-            self.servers.pause(node, false);
         }
     }
 

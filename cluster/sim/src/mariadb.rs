@@ -83,6 +83,8 @@ pub struct Server {
     slave_pos: u64,
     /// The IO thread announced itself as one that acknowledges.
     acks: bool,
+    /// The source has looked at its position, as it does once for each connection.
+    looked_at: bool,
 }
 
 impl Server {
@@ -191,6 +193,9 @@ impl Servers {
         let one = &mut self.all[server];
         (one.up, one.stopped, one.io, one.sql, one.acks) = (false, false, false, false, false);
         one.relay.clear();
+        for replica in self.all.iter_mut().filter(|replica| replica.source == Some(server)) {
+            replica.looked_at = false;
+        }
         self.clients.retain(|row, at| {
             if *at == server {
                 self.outcomes.insert(*row, Outcome::Unknown);
@@ -388,7 +393,7 @@ impl Servers {
         if self.all[server].answers() && self.all[server].source.is_some() {
             self.both_stand(server);
             let one = &mut self.all[server];
-            (one.io, one.acks, one.error) = (true, one.semi_slave, None);
+            (one.io, one.acks, one.looked_at, one.error) = (true, one.semi_slave, false, None);
         }
     }
 
@@ -432,17 +437,23 @@ impl Servers {
 
     /// The IO thread takes the next transaction; `false` = there is none that it can take.
     pub fn receive(&mut self, server: usize) -> bool {
-        let Some(source) = self.all[server].source.filter(|_| self.connected(server)) else { return false };
+        let Some(source) = self.all[server].source.filter(|_| self.connected(server)) else {
+            self.all[server].looked_at = false;
+            return false;
+        };
         let at = self.all[server].io_pos;
         let from = &self.all[source];
         let known = at == 0 || from.binlog.iter().any(|event| event.seq == at);
         let mine = self.all[server].binlog.iter().rev().find(|event| event.seq == at).copied();
         let same = mine.is_none_or(|mine| from.binlog.contains(&mine));
-        if !known || !same {
+        let looked_at = std::mem::replace(&mut self.all[server].looked_at, true);
+        let wrong = !known || !same;
+        if wrong && !looked_at {
             let one = &mut self.all[server];
             (one.io, one.acks, one.error) = (false, false, Some(Stopped::Diverged));
             return true;
         }
+        let from = &self.all[source];
         let Some(event) = from.binlog.iter().find(|event| event.seq > at).copied() else { return false };
         let upto = from.binlog.iter().position(|one| *one == event).map_or(0, |at| at + 1);
         let one = &mut self.all[server];

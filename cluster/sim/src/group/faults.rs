@@ -1,0 +1,87 @@
+//! What goes wrong, and how it ends.
+
+use super::{NODES, Node, Sim, id};
+use elpis_cluster::database::Planner;
+
+impl Sim {
+    pub(super) fn depose(&mut self) {
+        let node = self.any();
+        if self.nodes[node].up {
+            (self.leader, self.planner) = (node, Planner::default());
+            self.term += 1;
+            self.reports.clear();
+            self.told.clear();
+            self.note(|| format!("node {} leads term {}", id(node), self.term));
+        }
+    }
+
+    pub(super) fn fault(&mut self) {
+        let node = self.any();
+        let kind = self.rng.between(0, 13);
+        self.note(|| format!("fault {kind} of node {}", id(node)));
+        match kind {
+            0 | 1 => self.servers.kill(node),
+            2 => self.servers.terminate(node),
+            3 => self.servers.pause(node, true),
+            4 | 5 => self.servers.pause(node, false),
+            6 => {
+                // The whole machine; one at a time, so that a majority stays.
+                if (0..NODES).all(|one| self.nodes[one].up) {
+                    self.servers.kill(node);
+                    let (instance, newest) = (self.nodes[node].instance, self.nodes[node].newest);
+                    self.nodes[node] = Node { instance, newest, live: true, ..Node::default() };
+                }
+            }
+            7 | 8 => self.back(),
+            9 => {
+                // Sooner or later its session is over.
+                for node in 0..NODES {
+                    self.nodes[node].live = self.nodes[node].up;
+                }
+            }
+            10 => {
+                let other = self.any();
+                if other != node {
+                    self.servers.cut(node, other, true);
+                }
+            }
+            11 => self.heal_links(),
+            12 => self.depose(),
+            _ => {
+                if self.nodes[node].up {
+                    // The supervisor alone: it forgets, its server goes on.
+                    let (instance, newest) = (self.nodes[node].instance, self.nodes[node].newest);
+                    self.nodes[node] = Node { instance, newest, up: true, live: true, ..Node::default() };
+                }
+            }
+        }
+        if !self.nodes[self.leader].up {
+            self.depose();
+        }
+    }
+
+    pub(super) fn back(&mut self) {
+        for node in 0..NODES {
+            self.nodes[node].up = true;
+            self.nodes[node].live = true;
+        }
+    }
+
+    pub(super) fn heal_links(&mut self) {
+        for a in 0..NODES {
+            for b in 0..a {
+                self.servers.cut(a, b, false);
+            }
+        }
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.note(|| "healing".to_owned());
+        self.calm = true;
+        self.back();
+        self.heal_links();
+        for node in 0..NODES {
+            self.servers.pause(node, false);
+        }
+    }
+}
