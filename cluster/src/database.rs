@@ -11,6 +11,6 @@ mod group;
 mod plan;
 mod supervise;
 
-pub use group::{Entry, Failover, Group, Member, Mode, Refused};
+pub use group::{Entry, Group, Member, Mode, Refused};
 pub use plan::{Order, Plan, Planner, Report};
 pub use supervise::{Action, Local, Memory, supervise};

@@ -16,11 +16,12 @@ pub const NAMES: [&str; 10] = [
 ];
 
 /// Those of the database group.
-pub const DATABASE: [&str; 4] = [
+pub const DATABASE: [&str; 5] = [
     "stop-slave-before-promotion",
     "promotion-without-a-member",
     "restarted-acker-counts",
     "gate-before-fence",
+    "heirs-before-proof",
 ];
 
 /// Whether the bug of this name is switched on (by `ELPIS_PLANTED_BUG`).

@@ -59,6 +59,8 @@ struct Node {
     live: bool,
     memory: Memory,
     instance: u64,
+    /// What its server goes by: no two servers and no two reigns of one have the same.
+    server_id: u32,
     /// Newest (term, round) obeyed.
     newest: (u64, u64),
     order: Option<Order>,
@@ -99,7 +101,9 @@ pub fn run(seed: u64, verbose: bool) -> Report {
     let mut sim = Sim {
         rng: Rng::new(seed),
         servers: Servers::new(NODES),
-        nodes: (0..NODES).map(|_| Node { up: true, live: true, ..Node::default() }).collect(),
+        nodes: (1..=NODES as u32)
+            .map(|server_id| Node { server_id, up: true, live: true, ..Node::default() })
+            .collect(),
         group: Group::new(id(0)),
         term: 1,
         leader: 0,
@@ -193,9 +197,12 @@ impl Sim {
         if !self.nodes[node].up || self.rng.chance(if self.calm { 0 } else { 10 }) {
             return;
         }
-        let told = Told { echo: self.nodes[node].newest.1, local: self.local(node) };
+        let this = &self.nodes[node];
         // What was obeyed of an earlier leader says nothing of this one's rounds.
-        let told = if self.nodes[node].newest.0 == self.term { told } else { Told { echo: 0, ..told } };
+        let echo = if this.newest.0 == self.term { this.newest.1 } else { 0 };
+        let same = this.memory.instance == this.instance;
+        let memory = if same { this.memory.clone() } else { Memory::default() };
+        let told = Told { echo, local: self.local(node), memory };
         self.told.push_back((self.term, node, told));
     }
 
@@ -248,7 +255,7 @@ impl Sim {
             && !self.servers.at(primary).read_only
             && self.nodes[primary].memory.leading == Some(self.group.epoch);
         leads
-            && self.group.failover.is_none()
+            && !self.group.failing_over
             && self.group.ack_set.len() == NODES - 1
             && !self.group.heirs().is_empty()
     }

@@ -157,6 +157,23 @@ pub fn run(seed: u64, verbose: bool) -> Report {
     }
 }
 
+/// Runs seeds on all cores; what they gave, in no order.
+///
+/// # Panics
+/// When a seed does.
+pub fn seeds<T: Send>(seeds: std::ops::RangeInclusive<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let next = std::sync::Mutex::new(seeds);
+    std::thread::scope(|scope| {
+        let work = || {
+            let take = || next.lock().unwrap().next();
+            std::iter::from_fn(take).map(&run).collect::<Vec<T>>()
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
 /// How long the faults go on, and how soon after them everything must be well.
 const FAULTS_MS: u64 = 112_000;
 const HEAL_MS: u64 = 15_000;

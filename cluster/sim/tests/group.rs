@@ -3,30 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test
 
 use elpis_sim::group::{Report, run};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 const SEEDS: u64 = 150;
 
 #[test]
 fn nothing_acknowledged_is_ever_lost() {
-    let next = AtomicU64::new(1);
-    let reports = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed > SEEDS {
-                        return;
-                    }
-                    let report = run(seed, false);
-                    reports.lock().unwrap().push(report);
-                }
-            });
-        }
-    });
-    let reports = reports.into_inner().unwrap();
+    let reports = elpis_sim::seeds(1..=SEEDS, |seed| run(seed, false));
     let failed: Vec<String> =
         reports.iter().filter(|report| !report.violations.is_empty()).map(ToString::to_string).collect();
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();

@@ -2,9 +2,6 @@
 //! `cargo run -p elpis-sim --release --example sim -- --seed n` prints what happens in it.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -16,27 +13,14 @@ fn seeds_hold() {
         Some(seed) => (seed, seed),
         None => (1, SEEDS),
     };
-    let next = AtomicU64::new(from);
-    let failed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed > to {
-                        return;
-                    }
-                    let report = elpis_sim::run(seed, false);
-                    assert!(report.faults >= 6 || !report.violations.is_empty(), "{report}");
-                    assert!(report.virtual_ms >= 120_000 || !report.violations.is_empty(), "{report}");
-                    if !report.violations.is_empty() {
-                        failed.lock().unwrap().push(report.to_string());
-                    }
-                }
-            });
-        }
+    let reports = elpis_sim::seeds(from..=to, |seed| {
+        let report = elpis_sim::run(seed, false);
+        assert!(report.faults >= 6 || !report.violations.is_empty(), "{report}");
+        assert!(report.virtual_ms >= 120_000 || !report.violations.is_empty(), "{report}");
+        report
     });
-    let failed = failed.into_inner().unwrap();
+    let failed = reports.iter().filter(|report| !report.violations.is_empty());
+    let failed: Vec<String> = failed.map(ToString::to_string).collect();
     assert!(failed.is_empty(), "replay with ELPIS_SIM_SEED=seed\n{}", failed.join("\n"));
 }
 

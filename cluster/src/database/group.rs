@@ -1,5 +1,6 @@
 //! What the cluster has agreed on about the group.
 
+use crate::planted;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,13 +16,6 @@ pub enum Mode {
     Waiting,
     /// By the primary and one of the ack set, who hold all between them.
     Sync,
-}
-
-/// A failover that has begun and not ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failover {
-    /// The epoch it will begin.
-    pub epoch: u64,
 }
 
 /// A node with a copy of the database.
@@ -43,7 +37,8 @@ pub struct Group {
     pub members: BTreeMap<NodeId, Member>,
     /// Sequence number at which the primary began this epoch.
     pub base_seq: u64,
-    pub failover: Option<Failover>,
+    /// The primary is being replaced; the epoch that follows has begun on the nodes.
+    pub failing_over: bool,
 }
 
 /// One change of the group. Each names the epoch it was planned in: a late one is refused.
@@ -89,7 +84,7 @@ impl Group {
             ack_set: BTreeSet::new(),
             members: BTreeMap::from([(primary, Member { verified: true })]),
             base_seq: 0,
-            failover: None,
+            failing_over: false,
         }
     }
 
@@ -114,10 +109,10 @@ impl Group {
                 if *epoch != self.epoch + 1 {
                     return Err(Refused::OtherEpoch);
                 }
-                self.failover = Some(Failover { epoch: *epoch });
+                self.failing_over = true;
             }
             Entry::Promoted { epoch, primary, base_seq } => {
-                if self.failover.as_ref().is_none_or(|failover| failover.epoch != *epoch) {
+                if !self.failing_over || *epoch != self.epoch + 1 {
                     return Err(Refused::OtherEpoch);
                 }
                 if *primary != self.primary && !self.heirs().contains(primary) {
@@ -128,10 +123,14 @@ impl Group {
                     self.members.insert(self.primary, Member { verified: false });
                     self.ack_set.remove(primary);
                     // It may be the only one that holds the last of them.
-                    self.mode = if self.ack_set.is_empty() { Mode::Single } else { Mode::Waiting };
+                    self.mode = match self.ack_set.is_empty() {
+                        true => Mode::Single,
+                        false if planted::on("heirs-before-proof") => Mode::Sync,
+                        false => Mode::Waiting,
+                    };
                 }
                 (self.epoch, self.primary, self.base_seq) = (*epoch, *primary, *base_seq);
-                self.failover = None;
+                self.failing_over = false;
             }
             Entry::Verified { epoch, node } => {
                 self.steady(*epoch)?;
@@ -173,7 +172,7 @@ impl Group {
             return Err(Refused::OtherEpoch);
         }
         // During a failover the ack set is what it was when it began.
-        if self.failover.is_some() { Err(Refused::FailingOver) } else { Ok(()) }
+        if self.failing_over { Err(Refused::FailingOver) } else { Ok(()) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the leader agrees on next, and what it asks of every supervisor.
 
 use super::group::{Entry, Group, Mode};
-use super::supervise::Local;
+use super::supervise::{Local, Memory};
 use crate::planted;
 use elpis_watch::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ const ALONE_MS: i64 = 10_000;
 const PROBE_MS: i64 = 2_000;
 /// A primary that does not open its gate for so long is replaced.
 const OPEN_MS: i64 = 5_000;
+/// A replica that has so many transactions to apply is near enough to acknowledge.
+const NEAR: u64 = 50;
 /// So long all heirs are waited for before a primary that answers becomes its own heir.
 const FREEZE_MS: i64 = 3_000;
 
@@ -26,15 +28,15 @@ pub enum Order {
     /// the others hold what one of them had acknowledged.
     Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId> },
     /// Replicate from the primary. `reach` is a position that it had after this instance of the node's server connected.
-    Follow { epoch: u64, primary: NodeId, acks: bool, reach: Option<(u64, u64)> },
-    /// Receive nothing more from `from`, and keep all that was received.
-    Freeze { epoch: u64, from: NodeId },
+    Follow { primary: NodeId, acks: bool, reach: Option<(u64, u64)> },
+    /// Receive nothing more, and keep all that was received.
+    Freeze { epoch: u64 },
     /// Apply all up to here, then leave the source.
-    Detach { epoch: u64, from: NodeId, upto: u64 },
+    Detach { epoch: u64, upto: u64 },
     /// End the server at once, without an orderly end.
-    Kill { epoch: u64 },
+    Kill,
     /// Throw the copy away and take a new one from the primary.
-    Rebuild { epoch: u64, primary: NodeId },
+    Rebuild { primary: NodeId },
 }
 
 /// What a supervisor tells.
@@ -43,6 +45,8 @@ pub struct Report {
     /// The newest round of orders it had obeyed when it looked.
     pub echo: u64,
     pub local: Local,
+    /// Of the instance that runs; another one's says nothing.
+    pub memory: Memory,
 }
 
 /// What comes of a look at everything.
@@ -90,23 +94,23 @@ impl Planner {
         now_ms: i64,
     ) -> Plan {
         self.round += 1;
-        let epoch = group.failover.as_ref().map_or(group.epoch, |failover| failover.epoch);
+        let epoch = group.epoch + u64::from(group.failing_over);
         if self.epoch_since.0 != epoch {
             self.epoch_since = (epoch, self.round);
             self.since.clear();
             self.sync_since = None;
         }
         // Only what was seen after an order of this epoch counts.
-        let current: BTreeMap<NodeId, &Local> = reports
+        let current: BTreeMap<NodeId, &Report> = reports
             .iter()
             .filter(|(node, report)| live.contains(node) && report.echo >= self.epoch_since.1)
-            .map(|(node, report)| (*node, &report.local))
+            .map(|(node, report)| (*node, report))
             .collect();
         let mut plan = Plan { round: self.round, orders: BTreeMap::new(), entry: None };
-        if group.failover.is_some() {
+        if group.failing_over {
             self.fail_over(group, epoch, &current, me, now_ms, &mut plan);
         } else {
-            self.lead(group, live, reports, &current, now_ms, &mut plan);
+            self.lead(group, live, &current, now_ms, &mut plan);
         }
         plan
     }
@@ -115,110 +119,109 @@ impl Planner {
         &mut self,
         group: &Group,
         epoch: u64,
-        current: &BTreeMap<NodeId, &Local>,
+        current: &BTreeMap<NodeId, &Report>,
         me: NodeId,
         now_ms: i64,
         plan: &mut Plan,
     ) {
         let (primary, heirs) = (group.primary, group.heirs());
         let is_frozen = |node: &NodeId| {
-            let whole = |local: &&&Local| local.whole || planted::on("restarted-acker-counts");
             // One that has died since has lost what it had received.
-            current.get(node).filter(|local| local.up && local.frozen == Some(epoch)).filter(whole).is_some()
+            current.get(node).is_some_and(|report| {
+                let whole = report.memory.whole || planted::on("restarted-acker-counts");
+                report.local.up && report.memory.frozen == Some(epoch) && whole
+            })
         };
         let frozen: BTreeSet<NodeId> = heirs.iter().copied().filter(is_frozen).collect();
         let enough = frozen == heirs || (planted::on("promotion-without-a-member") && !frozen.is_empty());
         let all = !heirs.is_empty() && enough;
         for node in &heirs {
-            plan.orders.insert(*node, Order::Freeze { epoch, from: primary });
+            plan.orders.insert(*node, Order::Freeze { epoch });
         }
-        plan.orders.insert(primary, if all { Order::Kill { epoch } } else { Order::Hold });
+        plan.orders.insert(primary, if all { Order::Kill } else { Order::Hold });
         let waited = self.lasting(primary, "failing over", true, now_ms);
         if all {
             // The one that received most; a primary and a master on one node would die together.
             let rank = |node: &&NodeId| {
-                let local = current.get(*node);
-                let received = local.map_or(0, |local| local.received());
+                let local = current.get(*node).map(|report| &report.local);
+                let received = local.map_or(0, Local::received);
                 let applied = local.map_or(0, |local| local.applied_seq);
                 (received, applied, **node != me, std::cmp::Reverse(**node))
             };
-            let Some((heir, local)) =
+            let Some((heir, report)) =
                 frozen.iter().max_by_key(rank).and_then(|node| Some((*node, current.get(node)?)))
             else {
                 return;
             };
-            let upto = local.received();
-            plan.orders.insert(heir, Order::Detach { epoch, from: primary, upto });
-            if local.detached == Some(epoch) && local.binlog_seq == upto {
+            let upto = report.local.received();
+            plan.orders.insert(heir, Order::Detach { epoch, upto });
+            if report.memory.detached == Some(epoch) && report.local.binlog_seq == upto {
                 plan.entry = Some(Entry::Promoted { epoch, primary: heir, base_seq: upto });
             }
-        } else if let Some(local) = current.get(&primary)
+        } else if let Some(report) = current.get(&primary)
             && (heirs.is_empty() || waited >= FREEZE_MS)
         {
-            plan.entry = Some(Entry::Promoted { epoch, primary, base_seq: local.binlog_seq });
+            plan.entry = Some(Entry::Promoted { epoch, primary, base_seq: report.local.binlog_seq });
         }
+    }
+
+    /// A position that the primary had after this instance of a node's server was seen connected to it.
+    fn reach(&mut self, node: NodeId, instance: Option<u64>, head: Option<&Report>) -> Option<(u64, u64)> {
+        let Some(instance) = instance else {
+            self.connected.remove(&node);
+            return None;
+        };
+        let seen = self.connected.entry(node).or_insert((instance, self.round));
+        if seen.0 != instance {
+            *seen = (instance, self.round);
+        }
+        let since = seen.1;
+        head.filter(|head| head.echo >= since).map(|head| (instance, head.local.binlog_seq))
     }
 
     fn lead(
         &mut self,
         group: &Group,
         live: &BTreeSet<NodeId>,
-        reports: &BTreeMap<NodeId, Report>,
-        current: &BTreeMap<NodeId, &Local>,
+        current: &BTreeMap<NodeId, &Report>,
         now_ms: i64,
         plan: &mut Plan,
     ) {
         let (epoch, primary) = (group.epoch, group.primary);
         let head = current.get(&primary).copied();
         let mut entries = Vec::new();
-        let silent = head.is_some_and(|local| local.up && local.leading == Some(epoch) && !local.writes);
+        let leads = |report: &Report| report.memory.leading == Some(epoch);
+        let silent = head.is_some_and(|head| head.local.up && leads(head) && !head.local.writes);
         let silent = self.lasting(primary, "writes nothing", silent, now_ms) >= PROBE_MS;
-        let closed = head.is_some_and(|local| local.up && local.leading != Some(epoch));
+        let closed = head.is_some_and(|head| head.local.up && !leads(head));
         let closed = self.lasting(primary, "does not open", closed, now_ms) >= OPEN_MS;
         let closed = closed && !group.heirs().is_empty();
         let dead = !live.contains(&primary) && !group.heirs().is_empty();
-        if dead || silent || closed || head.is_some_and(|local| !local.up) {
+        if dead || silent || closed || head.is_some_and(|head| !head.local.up) {
             entries.push(Entry::FailoverStart { epoch: epoch + 1 });
         }
-        let replicas = group.members.keys().copied().filter(|node| *node != primary);
-        let replicas: Vec<NodeId> = replicas.collect();
         let mut blocked = BTreeSet::new();
         let mut acknowledging = BTreeSet::new();
         let mut away = BTreeSet::new();
-        for node in replicas {
-            let local = current.get(&node).copied();
+        for node in group.members.keys().copied().filter(|node| *node != primary) {
+            let report = current.get(&node).copied();
+            let local = report.map(|report| &report.local);
             let member = group.ack_set.contains(&node);
             let follows = local.filter(|local| local.up && local.connected && local.source == Some(primary));
-            // A position of the primary counts when it was seen after the connection was.
-            let instance = follows.map(|local| local.instance);
-            let since = match (self.connected.get(&node), instance) {
-                (Some((of, since)), Some(instance)) if *of == instance => Some(*since),
-                (_, Some(instance)) => {
-                    self.connected.insert(node, (instance, self.round));
-                    Some(self.round)
-                }
-                (_, None) => {
-                    self.connected.remove(&node);
-                    None
-                }
-            };
-            let reach = since.and_then(|since| {
-                let report = reports.get(&primary).filter(|report| report.echo >= since)?;
-                head.and(instance).map(|instance| (instance, report.local.binlog_seq))
-            });
-            let broken = local.is_some_and(|local| local.broken);
-            let order = if broken && !member {
-                Order::Rebuild { epoch, primary }
+            let reach = self.reach(node, follows.map(|local| local.instance), head);
+            let order = if local.is_some_and(|local| local.broken) && !member {
+                Order::Rebuild { primary }
             } else {
-                Order::Follow { epoch, primary, acks: member, reach }
+                Order::Follow { primary, acks: member, reach }
             };
             plan.orders.insert(node, order);
             let good = follows.is_some_and(|local| local.sql && !local.broken);
-            let near =
-                head.is_some_and(|head| local.is_some_and(|local| local.applied_seq + 50 >= head.binlog_seq));
+            let near = head
+                .zip(local)
+                .is_some_and(|(head, local)| local.applied_seq + NEAR >= head.local.binlog_seq);
             if member {
                 self.outside.remove(&node);
-                let acks = good && local.is_some_and(|local| local.acks && local.whole);
+                let acks = good && report.is_some_and(|report| report.local.acks && report.memory.whole);
                 if acks {
                     acknowledging.insert(node);
                 }
@@ -228,8 +231,7 @@ impl Planner {
             } else {
                 // Until it is known to acknowledge nothing it is kept away.
                 let since = *self.outside.entry(node).or_insert(self.round);
-                let quiet = reports.get(&node).filter(|report| report.echo >= since);
-                if quiet.is_none_or(|report| report.local.acks) {
+                if report.is_none_or(|report| report.echo < since || report.local.acks) {
                     blocked.insert(node);
                 }
                 let verified = group.members.get(&node).is_some_and(|member| member.verified);
@@ -249,18 +251,15 @@ impl Planner {
         if !acknowledging.is_empty() && group.ack_set.len() > 1 {
             for node in away {
                 blocked.insert(node);
-                let proved = head.is_some_and(|head| head.dropped.contains(&node));
-                if proved {
+                if head.is_some_and(|head| head.memory.dropped.contains(&node)) {
                     entries.push(Entry::Shrink { epoch, node });
                 }
             }
         }
         let sync = group.mode != Mode::Single || !acknowledging.is_empty();
         self.sync_since = if sync { self.sync_since.or(Some(self.round)) } else { None };
-        let proved = reports
-            .get(&primary)
-            .zip(self.sync_since)
-            .is_some_and(|(report, since)| head.is_some() && report.echo >= since && report.local.synced);
+        let proved =
+            head.zip(self.sync_since).is_some_and(|(head, since)| head.echo >= since && head.memory.synced);
         if group.mode != Mode::Sync && !group.ack_set.is_empty() && proved {
             entries.push(Entry::Sync { epoch });
         }

@@ -5,7 +5,7 @@ use crate::planted;
 use elpis_watch::NodeId;
 use std::collections::BTreeSet;
 
-/// What the server shows, and what its supervisor knows of it.
+/// What the server shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Local {
     /// The process runs.
@@ -32,18 +32,6 @@ pub struct Local {
     pub io_seq: u64,
     pub applied_seq: u64,
     pub binlog_seq: u64,
-    /// Everything it has ever acknowledged is here: not so after a restart, until it has received as much again.
-    pub whole: bool,
-    /// Epoch of the failover for which it receives nothing more.
-    pub frozen: Option<u64>,
-    /// Epoch of the failover for which it has left its source.
-    pub detached: Option<u64>,
-    /// Epoch in which it leads and its gate is open.
-    pub leading: Option<u64>,
-    /// Nodes that are kept away and whose acknowledgements others hold.
-    pub dropped: BTreeSet<NodeId>,
-    /// It waits for acknowledgements, and one has come since it does.
-    pub synced: bool,
 }
 
 impl Local {
@@ -59,12 +47,17 @@ impl Local {
 pub struct Memory {
     /// Instance of the server that the rest is of.
     pub instance: u64,
+    /// Everything it has ever acknowledged is here: not so after a restart, until it has received as much again.
     pub whole: bool,
+    /// Epoch of the failover for which it receives nothing more.
     pub frozen: Option<u64>,
+    /// Epoch of the failover for which it has left its source.
     pub detached: Option<u64>,
+    /// Epoch in which it leads and its gate is open.
     pub leading: Option<u64>,
     /// Epoch for which the fence was written and acknowledged.
     pub fenced: Option<u64>,
+    /// Nodes that are kept away and whose acknowledgements others hold.
     pub dropped: BTreeSet<NodeId>,
     /// Nodes that are kept away now; `None` = not known.
     pub blocked: Option<BTreeSet<NodeId>>,
@@ -85,7 +78,8 @@ pub enum Action {
     StopIo,
     /// `STOP SLAVE; RESET SLAVE ALL`.
     Leave,
-    /// `CHANGE MASTER TO …; START SLAVE`, acknowledging or not.
+    /// `CHANGE MASTER TO …; START SLAVE`, acknowledging or not. A server without a source may have led: it takes a new
+    /// `server_id` first, and `gtid_slave_pos` from its binary log.
     Follow {
         primary: NodeId,
         acks: bool,
@@ -130,9 +124,9 @@ pub fn supervise(order: &Order, local: &Local, memory: &mut Memory) -> Option<Ac
     }
     match order {
         Order::Hold => None,
-        Order::Kill { .. } => local.up.then_some(Action::Kill),
-        Order::Freeze { epoch, .. } => freeze(*epoch, local, memory),
-        Order::Detach { epoch, upto, .. } => {
+        Order::Kill => local.up.then_some(Action::Kill),
+        Order::Freeze { epoch } => freeze(*epoch, local, memory),
+        Order::Detach { epoch, upto } => {
             if let Some(action) = freeze(*epoch, local, memory) {
                 return Some(action);
             }
@@ -146,9 +140,9 @@ pub fn supervise(order: &Order, local: &Local, memory: &mut Memory) -> Option<Ac
             None
         }
         Order::Lead { epoch, sync, blocked } => lead(*epoch, *sync, blocked, local, memory),
-        Order::Follow { primary, acks, reach, .. } => follow(*primary, *acks, *reach, local, memory),
-        Order::Rebuild { primary, .. } if local.broken => Some(Action::Rebuild { primary: *primary }),
-        Order::Rebuild { primary, .. } => follow(*primary, false, None, local, memory),
+        Order::Follow { primary, acks, reach } => follow(*primary, *acks, *reach, local, memory),
+        Order::Rebuild { primary } if local.broken => Some(Action::Rebuild { primary: *primary }),
+        Order::Rebuild { primary } => follow(*primary, false, None, local, memory),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Three nodes in network namespaces on one bridge, and the MariaDB of a development cluster behind a unix socket.
 
+mod clock;
+mod database;
+
 use elpis_watch::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,15 +17,12 @@ const LOOK: Duration = Duration::from_millis(50);
 const QUESTION: Duration = Duration::from_millis(800);
 
 pub(crate) struct World {
-    pub(super) dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     children: BTreeMap<(u8, &'static str), Child>,
     /// Nodes whose processes start with a library that sets their wall clock wrong.
     clocks: BTreeMap<u8, PathBuf>,
 }
-
-mod clock;
-mod database;
 
 /// The program next to this test; `cargo build --workspace` makes it.
 fn program() -> PathBuf {
@@ -92,7 +92,7 @@ impl World {
         world
     }
 
-    pub(super) fn dev(&self, arguments: &[&str]) -> String {
+    fn dev(&self, arguments: &[&str]) -> String {
         let done = Command::new(program())
             .args(arguments)
             .arg("--dir")

@@ -1,17 +1,14 @@
 //! What a supervisor sees and does, on the twin of its server.
 
-use super::{OWN, Sim, id, place};
+use super::{NODES, OWN, Sim, id, place};
 use crate::mariadb::{Outcome, Role};
 use elpis_cluster::database::{Action, Local, supervise};
 use elpis_cluster::planted;
-use std::collections::BTreeSet;
 
 impl Sim {
     pub(super) fn local(&self, node: usize) -> Local {
         let server = self.servers.at(node);
         let primary = self.servers.at(place(self.group.primary));
-        let memory = &self.nodes[node].memory;
-        let current = memory.instance == self.nodes[node].instance;
         Local {
             up: server.up,
             instance: self.nodes[node].instance,
@@ -29,12 +26,6 @@ impl Sim {
             io_seq: server.io_pos(),
             applied_seq: server.slave_pos(),
             binlog_seq: server.binlog_pos().map_or(0, |event| event.seq),
-            whole: current && memory.whole,
-            frozen: memory.frozen.filter(|_| current),
-            detached: memory.detached.filter(|_| current),
-            leading: memory.leading.filter(|_| current),
-            dropped: if current { memory.dropped.clone() } else { BTreeSet::new() },
-            synced: current && memory.synced,
         }
     }
 
@@ -71,9 +62,8 @@ impl Sim {
                 self.nodes[node].instance += 1;
                 self.nodes[node].waits = None;
                 let role = if master { Role::Master } else { Role::Slave };
-                let server = u32::try_from(node as u64 * 1000 + self.nodes[node].instance).unwrap_or(0);
                 self.servers.refuse(node, &[]);
-                self.servers.start(node, role, server);
+                self.servers.start(node, role, self.nodes[node].server_id);
             }
             Action::Kill => self.servers.kill(node),
             Action::StopIo if planted::on("stop-slave-before-promotion") => {
@@ -89,6 +79,10 @@ impl Sim {
                 self.servers.stop_slave(node);
                 self.servers.set_semi_slave(node, acks);
                 let demote = self.servers.at(node).source.is_none();
+                if demote && self.servers.at(node).answers() {
+                    self.nodes[node].server_id += u32::try_from(NODES).unwrap_or(0);
+                    self.servers.set_id(node, self.nodes[node].server_id);
+                }
                 self.servers.follow(node, place(primary), demote);
             }
             Action::SetAcks { on } => {

@@ -28,8 +28,8 @@ impl Sim {
                 // The whole machine; one at a time, so that a majority stays.
                 if (0..NODES).all(|one| self.nodes[one].up) {
                     self.servers.kill(node);
-                    let (instance, newest) = (self.nodes[node].instance, self.nodes[node].newest);
-                    self.nodes[node] = Node { instance, newest, live: true, ..Node::default() };
+                    self.forget(node);
+                    self.nodes[node].up = false;
                 }
             }
             7 | 8 => self.back(),
@@ -50,14 +50,19 @@ impl Sim {
             _ => {
                 if self.nodes[node].up {
                     // The supervisor alone: it forgets, its server goes on.
-                    let (instance, newest) = (self.nodes[node].instance, self.nodes[node].newest);
-                    self.nodes[node] = Node { instance, newest, up: true, live: true, ..Node::default() };
+                    self.forget(node);
                 }
             }
         }
         if !self.nodes[self.leader].up {
             self.depose();
         }
+    }
+
+    /// A supervisor ends and starts: what it kept on disk stays.
+    fn forget(&mut self, node: usize) {
+        let Node { instance, server_id, newest, .. } = self.nodes[node];
+        self.nodes[node] = Node { instance, server_id, newest, up: true, live: true, ..Node::default() };
     }
 
     pub(super) fn back(&mut self) {

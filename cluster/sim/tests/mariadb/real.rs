@@ -212,7 +212,9 @@ impl Trio for Real {
         std::fs::write(folder.join("my.cnf"), settings).unwrap();
         let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
         let role = if role == Role::Master { "MASTER" } else { "SLAVE" };
-        let child = Command::new("mariadbd")
+        // Ends with this test, however that ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", "mariadbd"])
             .arg(format!("--defaults-file={}", folder.join("my.cnf").display()))
             .arg(format!("--init-rpl-role={role}"))
             .args(user())

@@ -81,6 +81,12 @@ fn rows(trio: &mut dyn Trio, server: usize) -> Vec<u64> {
     rows
 }
 
+fn error(trio: &mut dyn Trio, server: usize) -> Option<Stopped> {
+    let error = trio.error(server);
+    trio.see(format!("{error:?}"));
+    error
+}
+
 /// Server 1 takes over from a dead server 0, as a failover does it.
 fn promote(trio: &mut dyn Trio) {
     trio.stop_io(1);
@@ -203,8 +209,7 @@ fn role_master_diverges(trio: &mut dyn Trio) {
     assert_eq!(rows(trio, 0), [1, 2]);
     trio.follow(0, 1, true);
     trio.settle();
-    let error = trio.error(0);
-    trio.see(format!("{error:?}"));
+    let error = error(trio, 0);
     assert_eq!(error, Some(Stopped::Diverged));
 }
 
@@ -215,8 +220,7 @@ fn role_slave_rejoins(trio: &mut dyn Trio) {
     assert!(!trio.rows(0).contains(&2));
     trio.follow(0, 1, true);
     trio.settle();
-    let error = trio.error(0);
-    trio.see(format!("{error:?}"));
+    let error = error(trio, 0);
     assert_eq!((error, rows(trio, 0)), (None, vec![1, 3]));
 }
 
@@ -232,8 +236,7 @@ fn another_id_rejoins(trio: &mut dyn Trio) {
     trio.semi_slave(0, false);
     trio.follow(0, 1, true);
     trio.settle();
-    let error = trio.error(0);
-    trio.see(format!("{error:?}"));
+    let error = error(trio, 0);
     assert_eq!((error, rows(trio, 0)), (None, vec![1, 3]));
 }
 
@@ -243,8 +246,7 @@ fn sigterm_diverges(trio: &mut dyn Trio) {
     assert_eq!(rows(trio, 0), [1, 2], "an orderly end leaves nothing to cut off");
     trio.follow(0, 1, true);
     trio.settle();
-    let error = trio.error(0);
-    trio.see(format!("{error:?}"));
+    let error = error(trio, 0);
     assert_eq!(error, Some(Stopped::Diverged));
 }
 
@@ -267,8 +269,7 @@ fn errant_write(trio: &mut dyn Trio) {
     insert(trio, 1, 100);
     insert(trio, 0, 1);
     trio.settle();
-    let error = trio.error(1);
-    trio.see(format!("{error:?}"));
+    let error = error(trio, 1);
     assert_eq!(error, Some(Stopped::OutOfOrder));
     insert(trio, 0, 2);
     assert_eq!(outcome(trio, 2), Outcome::Acknowledged);
