@@ -10,9 +10,11 @@
 //! | publication of the lease to the watch streams | 100 ms and at each change | `agent/renew.rs` |
 //! | look after the server processes | 100 ms | `agent/keep.rs` |
 //! | the master's work, while this node leads | 50 ms | `agent/lead.rs` |
+//! | orders to the supervisor of this node's database | at each change | `agent/database.rs` |
 //! | database accounts, while this node leads | 1 s and at each change | `agent/accounts.rs` |
 
 pub mod accounts;
+pub mod database;
 mod forming;
 mod incarnation;
 mod keep;
@@ -58,6 +60,8 @@ pub struct AgentConfig {
     pub roles: Vec<Role>,
     /// Makes database accounts while this node leads.
     pub accounts: accounts::Maker,
+    /// Runs this node's copy of the database, where the nodes run it; `None` = this node never has one.
+    pub database: Option<database::Hand>,
 }
 
 /// Why the node agent cannot go on.
@@ -153,6 +157,7 @@ impl Agent {
         self.tasks.spawn(renew::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(renew::publish(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(accounts::run(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(database::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(lead::run(Arc::clone(self), member));
     }
 

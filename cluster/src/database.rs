@@ -12,5 +12,5 @@ mod plan;
 mod supervise;
 
 pub use group::{Entry, Group, Member, Mode, Refused};
-pub use plan::{Order, Plan, Planner, Report};
+pub use plan::{Order, Plan, Planner, Reach, Report};
 pub use supervise::{Action, Local, Memory, supervise};

@@ -86,6 +86,20 @@ impl ClusterKey {
         let whose = format!("{node}/{}/{generation}", role.as_str());
         hex(&mac(&self.purpose("database account"), whose.as_bytes()))
     }
+
+    /// Password of the account under which a node's database server replicates.
+    #[must_use]
+    pub fn replication_password(&self, node: NodeId, generation: u64) -> String {
+        let whose = format!("{node}/replication/{generation}");
+        hex(&mac(&self.purpose("database account"), whose.as_bytes()))
+    }
+}
+
+/// A password of random digits.
+pub(crate) fn random_password() -> Option<String> {
+    let mut bytes = [0; 24];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(hex(&bytes))
 }
 
 fn mac(key: &[u8], message: &[u8]) -> [u8; 32] {

@@ -49,6 +49,7 @@ pub struct Config {
     pub advertise: String,
     pub spool_address: String,
     pub console_address: String,
+    pub gate_address: String,
     pub timings: Timings,
 }
 
@@ -237,6 +238,7 @@ impl RaftNode {
             address: config.advertise.clone(),
             spool_address: config.spool_address.clone(),
             console_address: config.console_address.clone(),
+            gate_address: config.gate_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -15,6 +15,7 @@ pub use command::{Applied, Command, FORMAT, Failover, Refused, Secret};
 pub use hold::{HOLD_FORGET_MS, HOLD_MAX_MS, HOLD_MIN_MS, Hold};
 pub use shards::{Shard, Shards};
 
+use crate::database::Group;
 use elpis_watch::{Database, Job, Map, Move, NodeId, Owner};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub const MAX_AUDIT: usize = 256;
 pub const MAX_FAILOVERS: usize = 64;
 /// Most open join codes.
 pub const MAX_JOINS: usize = 16;
+/// [`Database::mode`] of a database that the nodes run themselves.
+pub const MANAGED: &str = "managed";
 /// Longest string of a command.
 pub const MAX_TEXT: usize = 4096;
 
@@ -49,6 +52,9 @@ pub struct ClusterState {
     /// Nodes whose database accounts are made, and for which epoch of the database.
     #[serde(default)]
     pub accounts: BTreeMap<NodeId, u64>,
+    /// The group of servers that the nodes run themselves; `None` = the database is elsewhere.
+    #[serde(default)]
+    pub group: Option<Group>,
     pub joins: BTreeMap<String, JoinCode>,
     pub audit: Vec<AuditLine>,
     /// Oldest first.
@@ -64,6 +70,8 @@ pub struct Node {
     pub address: String,
     pub spool_address: String,
     pub console_address: String,
+    #[serde(default)]
+    pub gate_address: String,
     pub version: String,
     pub state: NodeState,
     pub draining: bool,
@@ -128,6 +136,7 @@ impl Default for ClusterState {
             jobs: BTreeMap::new(),
             database: None,
             accounts: BTreeMap::new(),
+            group: None,
             joins: BTreeMap::new(),
             audit: Vec::new(),
             failovers: Vec::new(),
@@ -173,6 +182,14 @@ impl ClusterState {
         next.apply(self.revision, command).is_ok_and(|done| done != Applied::Unchanged)
     }
 
+    /// A database that the nodes run moves with its primary.
+    fn with_primary(&self, mut named: Database) -> Database {
+        if let Some(group) = self.group.as_ref().filter(|_| named.mode == MANAGED) {
+            (named.epoch, named.primary) = (group.epoch, group.primary);
+        }
+        named
+    }
+
     /// What the servers of the nodes see. The database account is the administration's, its password sealed: a node
     /// agent puts the account of node and role in.
     #[must_use]
@@ -188,13 +205,14 @@ impl ClusterState {
                         live: node.live(),
                         spool_address: node.spool_address.clone(),
                         spki: node.spki.clone(),
+                        gate_address: node.gate_address.clone(),
                     };
                     (id, seen)
                 })
                 .collect(),
             shards: self.shards.iter().map(|shard| Owner { node: shard.owner, epoch: shard.epoch }).collect(),
             moves: self.moves().collect(),
-            database: self.database.clone(),
+            database: self.database.clone().map(|named| self.with_primary(named)),
             jobs: self.jobs.clone(),
             config_revision: self.config_revision,
         }

@@ -44,6 +44,7 @@ impl Node {
                 listen,
                 advertise: listen.to_string(),
                 spool_address: String::new(),
+                gate_address: String::new(),
                 console_address: String::new(),
                 timings: Timings::LAN,
             },

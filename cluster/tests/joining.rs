@@ -150,6 +150,7 @@ async fn a_refusal_names_everything_at_once() {
         listen: taken.local_addr().unwrap(),
         advertise: free_port().to_string(),
         spool_address: n1.config().advertise.clone(),
+        gate_address: String::new(),
         ..config(folder.path(), "bad")
     };
     let mut identity = Identity::open(&bad.data_dir).unwrap();
@@ -262,6 +263,7 @@ async fn a_node_that_lost_the_answer_asks_again_and_the_places_are_bounded() {
         spki: identity.spki.clone(),
         address: second.advertise.clone(),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         version: String::new(),
     };

@@ -36,6 +36,7 @@ async fn grow(first: &RaftNode, folder: &Path, name: &str) -> (RaftNode, Config)
         spki: identity.spki.clone(),
         address: config.advertise.clone(),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         version: "0.1.0".to_owned(),
     };

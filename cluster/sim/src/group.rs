@@ -59,8 +59,6 @@ struct Node {
     live: bool,
     memory: Memory,
     instance: u64,
-    /// What its server goes by: no two servers and no two reigns of one have the same.
-    server_id: u32,
     /// Newest (term, round) obeyed.
     newest: (u64, u64),
     order: Option<Order>,
@@ -101,9 +99,7 @@ pub fn run(seed: u64, verbose: bool) -> Report {
     let mut sim = Sim {
         rng: Rng::new(seed),
         servers: Servers::new(NODES),
-        nodes: (1..=NODES as u32)
-            .map(|server_id| Node { server_id, up: true, live: true, ..Node::default() })
-            .collect(),
+        nodes: (0..NODES).map(|_| Node { up: true, live: true, ..Node::default() }).collect(),
         group: Group::new(id(0)),
         term: 1,
         leader: 0,
@@ -231,7 +227,7 @@ impl Sim {
             return;
         }
         let live = (0..NODES).filter(|node| self.nodes[*node].live).map(id).collect();
-        let plan = self.planner.plan(&self.group, &live, &self.reports, id(self.leader), self.now_ms);
+        let plan = self.planner.plan(&self.group, &live, &self.reports, id(self.leader), |_| false, self.now_ms);
         let seen = self.reports.values().all(|told| told.echo <= plan.round);
         assert!(seen, "a round of the future");
         for (node, order) in plan.orders {

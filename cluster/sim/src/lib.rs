@@ -250,6 +250,7 @@ fn admission(at: usize) -> Command {
         spki: format!("key-{at}"),
         address: format!("host-{at}:1"),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         version: "0".to_owned(),
     }

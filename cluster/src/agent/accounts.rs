@@ -6,10 +6,12 @@
 
 use super::member::Member;
 use super::{Agent, locked};
-use crate::state::{ClusterState, Command, NodeState, Secret};
+use crate::key::ClusterKey;
+use crate::state::{MANAGED, ClusterState, Command, NodeState, Secret};
 use elpis_watch::{Database, NodeId, Role};
 use futures_util::future::BoxFuture;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -44,6 +46,8 @@ pub struct Order {
     /// Administration account.
     pub user: String,
     pub password: Secret,
+    /// Bring the schema up to date first.
+    pub migrate: bool,
     pub make: Vec<Account>,
     /// Accounts to drop, by name.
     pub drop: Vec<String>,
@@ -80,9 +84,32 @@ fn user(state: &ClusterState, node: NodeId, role: Role) -> String {
         Role::DataServer => "data",
         Role::NetworkServer => "network",
         Role::Console => "console",
-        Role::TentacleServer => "none",
+        Role::TentacleServer | Role::DbGate => "none",
     };
     format!("elpis-{cluster}-{node}-{role}")
+}
+
+/// Name of the account under which a node's database server replicates.
+pub(super) fn replication_user(state: &ClusterState, node: NodeId) -> String {
+    let cluster: String = state.uuid.chars().filter(char::is_ascii_alphanumeric).take(6).collect();
+    format!("elpis-{cluster}-{node}-replica")
+}
+
+/// The administration account's password as it lies in the state.
+pub(super) fn open(key: &ClusterKey, sealed: &str) -> Option<String> {
+    key.open(PLACE, sealed)
+}
+
+/// `mysql://localhost/elpis?socket=…` of a socket.
+pub(super) fn socket_url(socket: &Path) -> String {
+    let mut path = String::new();
+    for byte in socket.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => path.push(char::from(*byte)),
+            other => path.push_str(&format!("%{other:02X}")),
+        }
+    }
+    format!("mysql://localhost/elpis?socket={path}")
 }
 
 /// Puts the account of this node and role in the place of the administration account.
@@ -90,6 +117,9 @@ pub(super) fn give(database: &mut Database, state: &ClusterState, member: &Membe
     database.user.clear();
     database.password.clear();
     database.ready = database.ready && lacks(state, member).is_none();
+    if database.mode == MANAGED {
+        database.url.clone_from(&member.gate_url);
+    }
     if let (true, Some(key)) = (ROLES.contains(&role), &member.key) {
         database.user = user(state, member.id(), role);
         database.password = key.account_password(member.id(), role, state.generation);
@@ -120,7 +150,7 @@ pub(super) fn seal(member: &Member, password: &str) -> Result<Secret, String> {
 
 /// Goes into a database with its administration account, and changes nothing there.
 pub(super) async fn try_in(agent: &Agent, url: String, user: String, password: Secret) -> Result<(), String> {
-    let order = Order { url, user, password, make: Vec::new(), drop: Vec::new() };
+    let order = Order { url, user, password, migrate: false, make: Vec::new(), drop: Vec::new() };
     carry_out(agent, order).await
 }
 
@@ -172,12 +202,15 @@ fn say(agent: &Agent, member: &Member, error: String) {
 
 async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<(), String> {
     let state = member.state();
-    let Some(database) = state.database.as_ref().filter(|database| database.ready) else {
+    let managed = |database: &&Database| database.mode == MANAGED;
+    let Some(database) = state.database.as_ref().filter(|database| database.ready || managed(database)) else {
         locked(&member.accounts_error).clear();
         return Ok(());
     };
     let todo = todo(&state, database.epoch, all);
-    if todo.is_empty() {
+    // The nodes' own database gets its schema from whoever leads with a newer program.
+    let migrate = database.mode == MANAGED && (all || !database.ready);
+    if todo.is_empty() && !migrate {
         locked(&member.accounts_error).clear();
         return Ok(());
     }
@@ -195,9 +228,10 @@ async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<()
         })
     };
     let order = Order {
-        url: database.url.clone(),
+        url: if database.mode == MANAGED { member.gate_url.clone() } else { database.url.clone() },
         user: database.user.clone(),
         password: Secret(password),
+        migrate,
         make: todo.make.iter().flat_map(accounts).collect(),
         drop: todo.drop.iter().flat_map(|node| ROLES.map(|role| user(&state, *node, role))).collect(),
     };
@@ -205,6 +239,17 @@ async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<()
     tokio::select! {
         done = carry_out(agent, order) => done?,
         () = agent.stop.cancelled() => return Ok(()),
+    }
+    if !database.ready {
+        let ready = Command::SetDatabase {
+            url: database.url.clone(),
+            user: database.user.clone(),
+            password: Secret(database.password.clone()),
+            mode: database.mode.clone(),
+            ready: true,
+        };
+        let written = member.node.propose_in_term(term, ready).await;
+        written.map_err(|error| format!("the schema is there but not written down: {error}"))?;
     }
     let command = todo.command(database.epoch);
     if state.changes(&command) {

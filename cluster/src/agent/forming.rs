@@ -16,8 +16,12 @@ use tokio::sync::OwnedMutexGuard;
 #[derive(Deserialize)]
 pub(super) struct Init {
     name: String,
+    /// A database outside the nodes.
     #[serde(default)]
     database: Option<orders::Endpoint>,
+    /// The nodes run the database.
+    #[serde(default)]
+    managed: Option<orders::Managed>,
 }
 
 /// Its answer.
@@ -60,6 +64,9 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
         return Err(No::bad("a cluster has a name; give one"));
     }
     let Ok(mut identity) = agent.identity.try_lock() else { return Err(busy()) };
+    if init.managed.is_some() {
+        orders::may_manage(agent, init.database.is_some())?;
+    }
     if let Some(endpoint) = &init.database {
         orders::try_database(agent, endpoint).await?;
     }
@@ -68,9 +75,13 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
     agent.enter(node, &identity);
     drop(identity);
     agent.note(None, "cluster", &format!("cluster {} made", init.name));
+    if let Some(managed) = init.managed {
+        let member = agent.member().ok_or_else(No::no_cluster)?;
+        orders::managed(&member, managed).await?;
+    }
     if let Some(endpoint) = init.database {
         let member = agent.member().ok_or_else(No::no_cluster)?;
-        orders::database(&member, endpoint).await.map_err(|No(status, why)| {
+        orders::set_database(&member, endpoint).await.map_err(|No(status, why)| {
             No(status, format!("the cluster is made, but its database is not: {why}; name it with `elpis cluster database`"))
         })?;
     }

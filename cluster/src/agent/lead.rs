@@ -1,8 +1,10 @@
 //! The master's work: answers renewals, and turns what the pure [`Leader`] decides into log entries.
 
+mod group;
+
 use super::member::Member;
 use super::messages::{
-    Ask, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, RENEW, Renew, Renewed, STATUS, VERSION,
+    Ask, Knowledge, LOG, MAX_RENEWAL, POKE, NodeKnowledge, RENEW, Renew, Renewed, STATUS, VERSION,
 };
 use super::{Agent, locked, logs};
 use crate::leader::{Leader, Now};
@@ -39,6 +41,7 @@ pub(super) struct Leading {
     telling: AtomicBool,
     transferred: AtomicI64,
     tick_now: Notify,
+    group: group::Standing,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -58,6 +61,7 @@ impl Leading {
             telling: AtomicBool::new(false),
             transferred: AtomicI64::new(0),
             tick_now: Notify::new(),
+            group: group::Standing::default(),
         }
     }
 
@@ -95,12 +99,16 @@ fn answer(
         RENEW if body.len() > MAX_RENEWAL => Err(format!("a renewal of {} bytes is too long", body.len())),
         RENEW => {
             let renew = serde_json::from_slice(body).map_err(odd)?;
-            serde_json::to_vec(&renewal(&member, peer, &renew)).map_err(odd)
+            serde_json::to_vec(&renewal(&agent, &member, peer, renew)).map_err(odd)
         }
         STATUS => {
             let _: Ask = serde_json::from_slice(body).map_err(odd)?;
             let knowledge = knowledge(&agent, &member).ok_or("this node does not lead")?;
             serde_json::to_vec(&knowledge).map_err(odd)
+        }
+        POKE => {
+            member.renew_now.notify_one();
+            Ok(Vec::new())
         }
         LOG => {
             let ask = serde_json::from_slice(body).map_err(odd)?;
@@ -110,7 +118,7 @@ fn answer(
     }
 }
 
-fn renewal(member: &Member, peer: NodeId, renew: &Renew) -> Renewed {
+fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew) -> Renewed {
     let leading = &member.leading;
     let view = member.node.raft_view();
     if !view.is_leader || renew.renewal.version != crate::lease::VERSION {
@@ -124,7 +132,7 @@ fn renewal(member: &Member, peer: NodeId, renew: &Renew) -> Renewed {
             "this node does not lead".to_owned()
         };
         let grant = Grant { version: crate::lease::VERSION, term: view.term, refused, ..Grant::default() };
-        return Renewed { grant, applied_index: view.applied_index };
+        return Renewed { grant, applied_index: view.applied_index, database: None };
     }
     let state = member.state();
     let now = Now { boot_ms: boot_ms(), unix_ms: unix_ms(), view: &view, state: &state };
@@ -141,7 +149,13 @@ fn renewal(member: &Member, peer: NodeId, renew: &Renew) -> Renewed {
     if !renew.renewal.released.is_empty() || state.nodes.get(&peer).is_some_and(waits) {
         leading.tick_now.notify_one();
     }
-    Renewed { grant, applied_index: view.applied_index }
+    let mut database = None;
+    if let Some(told) = renew.database.filter(|_| grant.refused.is_empty()) {
+        leading.group.heard(view.term, peer, told.report);
+        group::plan(agent, member, &view, &state, now.boot_ms);
+        database = leading.group.order(peer);
+    }
+    Renewed { grant, applied_index: view.applied_index, database }
 }
 
 fn short(text: &str) -> String {
@@ -195,6 +209,7 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
         cluster_now_ms,
         nodes,
         warnings,
+        database: member.leading.group.reports(),
         accounts_error: locked(&member.accounts_error).clone(),
     })
 }
@@ -222,6 +237,7 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
         }
         locked(&leading.heard).clear();
         locked(&leading.awaited).clear();
+        leading.group.forget();
         return;
     }
     let state = member.state();
@@ -238,6 +254,9 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
     {
         leading.telling.store(true, Ordering::SeqCst);
         propose(agent, member, view.term, Command::FailoverSeen(line), |leading| &leading.telling);
+    }
+    if leading.with(member.id(), |leader| leader.granter().may_grant(&view, now.boot_ms).is_ok()) {
+        group::plan(agent, member, &view, &state, now.boot_ms);
     }
     transfer(agent, member, &now);
 }

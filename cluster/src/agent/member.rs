@@ -9,7 +9,7 @@ use crate::state::ClusterState;
 use crate::types::{boot_ms, unix_ms};
 use bytes::Bytes;
 use elpis_watch::log::LogOrder;
-use elpis_watch::{Lease, NodeId, Role, VERSION};
+use elpis_watch::{Lease, NodeId, Role, Traffic, VERSION};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,10 +38,13 @@ pub(super) struct Member {
     pub(super) republish: Notify,
     maps: Mutex<BTreeMap<Role, (u64, Bytes)>>,
     pub(super) key: Option<ClusterKey>,
+    /// Address at which the servers of this node reach the database that the nodes run.
+    pub(super) gate_url: String,
     /// Why database accounts are not made, while this node leads; empty = they are.
     pub(super) accounts_error: Mutex<String>,
     /// Term of the last renewal.
     renewed_in: AtomicU64,
+    pub(super) desk: super::database::Desk,
     pub(super) leading: super::lead::Leading,
 }
 
@@ -60,8 +63,10 @@ impl Member {
             republish: Notify::new(),
             maps: Mutex::default(),
             key: identity.cluster_key.clone(),
+            gate_url: accounts::socket_url(&config.raft.data_dir.join("run/db.sock")),
             accounts_error: Mutex::default(),
             renewed_in: AtomicU64::new(0),
+            desk: super::database::Desk::default(),
             leading: super::lead::Leading::new(timings),
             node,
         }
@@ -173,8 +178,13 @@ impl Member {
     }
 
     /// A line of the watch stream.
-    pub(super) fn line(lease: Lease, map: Option<&[u8]>, log: Option<LogOrder>) -> Bytes {
-        let frame = elpis_watch::Frame { version: VERSION, lease, map: None, log };
+    pub(super) fn line(
+        lease: Lease,
+        map: Option<&[u8]>,
+        log: Option<LogOrder>,
+        traffic: Option<Traffic>,
+    ) -> Bytes {
+        let frame = elpis_watch::Frame { version: VERSION, lease, map: None, log, traffic };
         let mut line = serde_json::to_vec(&frame).unwrap_or_default();
         if let Some(map) = map {
             line.pop();
@@ -200,7 +210,7 @@ mod tests {
             shard.to = Some(9_999_998);
         }
         let map = state.map();
-        let line = Member::line(Lease::default(), Some(&serde_json::to_vec(&map).unwrap()), None);
+        let line = Member::line(Lease::default(), Some(&serde_json::to_vec(&map).unwrap()), None, None);
         assert!(line.len() < 1 << 20, "{} bytes", line.len());
         let frame: elpis_watch::Frame = serde_json::from_slice(&line).unwrap();
         assert_eq!(frame.map, Some(map));

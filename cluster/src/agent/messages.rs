@@ -1,6 +1,7 @@
 //! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
 //! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]).
 
+use crate::database::{Order, Report};
 use crate::lease::{Grant, Renewal};
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ pub const RENEW: &str = "renew";
 /// Kind of the call that asks the leader what it knows of the nodes.
 pub const STATUS: &str = "status";
 
+/// Kind of the call by which the master asks for a renewal at once: it has a new order.
+pub const POKE: &str = "poke";
 /// Kind of the call that orders or asks what a node logs.
 pub const LOG: &str = "log";
 
@@ -30,6 +33,22 @@ pub struct Renew {
     /// State of the node's services by role: `up`, `starting`, `hung` or `down`.
     #[serde(default)]
     pub services: BTreeMap<String, String>,
+    /// Of the node's database server, where the nodes run the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<GroupReport>,
+}
+
+/// What the supervisor of a node's database server tells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupReport {
+    pub report: Report,
+}
+
+/// What it is to bring about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupOrder {
+    pub round: u64,
+    pub order: Order,
 }
 
 /// Answer to [`Renew`].
@@ -38,6 +57,8 @@ pub struct Renewed {
     pub grant: Grant,
     /// Last entry applied at the leader: a node agent that has just started must have applied it, too, before it acts.
     pub applied_index: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<GroupOrder>,
 }
 
 /// Order to a node's log, or without directives the question how it stands. Also the body of `POST /v1/log`.
@@ -88,6 +109,9 @@ pub struct Knowledge {
     /// Things an operator should know.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What the supervisors of the database servers told, where the nodes run the database.
+    #[serde(default)]
+    pub database: BTreeMap<NodeId, Report>,
     /// Why database accounts are not made; empty = they are.
     #[serde(default)]
     pub accounts_error: String,

@@ -2,9 +2,10 @@
 
 use super::member::Member;
 use super::sock::No;
-use super::{Agent, accounts};
+use super::{Agent, accounts, database};
 use crate::bootstrap;
-use crate::state::{Command, Secret};
+use crate::database::Entry;
+use crate::state::{Command, MANAGED, Secret};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,14 @@ pub(super) struct Endpoint {
     /// False while its schema is not there yet; servers wait for it.
     #[serde(default = "yes")]
     ready: bool,
+}
+
+/// A database that the nodes run.
+#[derive(Default, Deserialize)]
+pub(super) struct Managed {
+    /// Of the administration account; without: a random one that nobody needs to know.
+    #[serde(default)]
+    password: Option<String>,
 }
 
 fn yes() -> bool {
@@ -70,8 +79,49 @@ pub(super) async fn try_database(agent: &Agent, endpoint: &Endpoint) -> Result<(
     tried.map_err(|why| No(StatusCode::UNPROCESSABLE_ENTITY, format!("{why}; nothing was changed")))
 }
 
+/// Whether this node can make the first copy of a database that the nodes run.
+pub(super) fn may_manage(agent: &Agent, names_another: bool) -> Result<(), No> {
+    if names_another {
+        return Err(No::bad("either the nodes run the database, or it has an address; not both"));
+    }
+    if agent.config.database.is_none() {
+        let why = "this node keeps no copy of a database: start its node agent with --gate-address, or name a database";
+        return Err(No(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()));
+    }
+    Ok(())
+}
+
+/// From now on the nodes run the database; this one makes the first copy.
+pub(super) async fn managed(member: &Member, managed: Managed) -> Result<(), No> {
+    let failed = |why: String| No(StatusCode::INTERNAL_SERVER_ERROR, why);
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let password = match managed.password {
+        Some(password) if password.len() < 16 || !password.chars().all(plain) => {
+            return Err(No::bad("the password needs 16 letters, digits or dashes at least, and nothing else"));
+        }
+        Some(password) => password,
+        None => crate::key::random_password().ok_or_else(|| failed("the system has no randomness".to_owned()))?,
+    };
+    let password = accounts::seal(member, &password).map_err(failed)?;
+    let named = Command::SetDatabase {
+        url: String::new(),
+        user: database::ADMIN.to_owned(),
+        password,
+        mode: MANAGED.to_owned(),
+        ready: false,
+    };
+    let formed = Command::Database(Entry::Formed { primary: member.id() });
+    member.node.propose(Command::Batch(vec![named, formed])).await?;
+    audit(member, "the nodes run the database").await;
+    Ok(())
+}
+
 /// Names the database; [`try_database`] comes first.
-pub(super) async fn database(member: &Member, endpoint: Endpoint) -> Result<(), No> {
+pub(super) async fn set_database(member: &Member, endpoint: Endpoint) -> Result<(), No> {
+    if member.state().group.is_some() {
+        let why = "the nodes of this cluster run the database themselves; it cannot be elsewhere too";
+        return Err(No(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()));
+    }
     member.node.propose(endpoint.command(member)?).await?;
     audit(member, "database set").await;
     Ok(())

@@ -25,6 +25,12 @@ impl Process {
         self.pid.unsigned_abs()
     }
 
+    /// Clock ticks from boot to its start: with its id, no other process has the same.
+    #[must_use]
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
     /// Whether it still runs: a zombie does not.
     #[must_use]
     pub fn runs(&self) -> bool {

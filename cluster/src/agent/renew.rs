@@ -55,6 +55,9 @@ async fn once(agent: &Agent, member: &Member) {
                 tracing::debug!(leader, why = answer.grant.refused, "no lease");
             }
             member.answered(sent, &answer.grant, answer.applied_index);
+            if let Some(order) = answer.database {
+                member.desk.obey(answer.grant.term, &order);
+            }
         }
         Ok(Ok(answer)) => {
             tracing::warn!(
@@ -91,6 +94,7 @@ fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
             stored_revision,
         },
         services: registry.services(now),
+        database: member.desk.report(view.term),
     }
 }
 

@@ -5,7 +5,7 @@ use super::messages::{Ask, Knowledge, STATUS, VERSION};
 use super::sock::No;
 use super::{Agent, accounts, lead, locked};
 use crate::raft_node::RaftView;
-use crate::state::{ClusterState, NodeState};
+use crate::state::{ClusterState, MANAGED, NodeState};
 use crate::types::boot_ms;
 use elpis_watch::{NodeId, SHARDS};
 use hyper::StatusCode;
@@ -256,7 +256,7 @@ fn database(state: &ClusterState, named: &elpis_watch::Database, known: Option<&
         url: named.url.clone(),
         epoch: named.epoch,
         ready: named.ready,
-        tls: !(told("socket=") || told("ssl-mode=disabled") || told("sslmode=disabled")),
+        tls: named.mode != MANAGED && !(told("socket=") || told("ssl-mode=disabled") || told("sslmode=disabled")),
         accounts: Accounts {
             made: made * accounts::ROLES.len(),
             wanted: state.members().count() * accounts::ROLES.len(),

@@ -85,7 +85,7 @@ pub(super) fn reasons(state: &ClusterState, found: &Found<'_>) -> Vec<String> {
 /// Names, addresses, keys and places that are taken.
 fn taken(state: &ClusterState, found: &Found<'_>, reasons: &mut Vec<String>) {
     let request = found.request;
-    let mine = [&request.address, &request.spool_address, &request.console_address];
+    let mine = [&request.address, &request.spool_address, &request.console_address, &request.gate_address];
     for (id, node) in &state.nodes {
         if node.spki == found.spki || node.uuid == request.uuid {
             let rest = if node.state == NodeState::Removed { ", which was removed" } else { "" };
@@ -102,7 +102,7 @@ fn taken(state: &ClusterState, found: &Found<'_>, reasons: &mut Vec<String>) {
                 node.name
             ));
         }
-        for address in [&node.address, &node.spool_address, &node.console_address] {
+        for address in [&node.address, &node.spool_address, &node.console_address, &node.gate_address] {
             if !address.is_empty() && mine.contains(&address) {
                 reasons.push(format!(
                     "the address {address} belongs to node {id} ({}); choose another address or port",
@@ -126,8 +126,8 @@ fn shape(request: &Request, reasons: &mut Vec<String>) {
         ));
     }
     let port = |address: &str| address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    let addresses =
-        [(&request.address, true), (&request.spool_address, false), (&request.console_address, false)];
+    let others = [&request.spool_address, &request.console_address, &request.gate_address];
+    let addresses = std::iter::once((&request.address, true)).chain(others.map(|address| (address, false)));
     for (address, needed) in addresses {
         let fits = address.len() <= ADDRESS && port(address).is_some_and(|port| port > 0);
         if (needed || !address.is_empty()) && !fits {

@@ -197,6 +197,7 @@ async fn admit(
             address: request.address,
             spool_address: request.spool_address,
             console_address: request.console_address,
+            gate_address: request.gate_address,
             version: request.version,
         },
         Command::Audit { at_ms: now_ms, who: format!("join from {}", from.ip()), what },

@@ -178,6 +178,7 @@ async fn talk<F: Fn(Progress)>(
         address: config.advertise.clone(),
         spool_address: config.spool_address.clone(),
         console_address: config.console_address.clone(),
+        gate_address: config.gate_address.clone(),
         wall_ms: unix_ms(),
         reasons: reasons.to_vec(),
     };

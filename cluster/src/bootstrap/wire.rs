@@ -39,6 +39,8 @@ pub(super) struct Request {
     pub(super) address: String,
     pub(super) spool_address: String,
     pub(super) console_address: String,
+    #[serde(default)]
+    pub(super) gate_address: String,
     /// Its wall clock, Unix milliseconds.
     pub(super) wall_ms: i64,
     /// What is wrong on its side already: then it only asks for the other reasons.

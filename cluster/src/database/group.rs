@@ -21,7 +21,7 @@ pub enum Mode {
 /// A node with a copy of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Its rows were compared since it last led: it may acknowledge again.
+    /// Its rows were compared since it last led: it may acknowledge again. Of a new group's primary: its copy was made.
     pub verified: bool,
 }
 
@@ -39,11 +39,18 @@ pub struct Group {
     pub base_seq: u64,
     /// The primary is being replaced; the epoch that follows has begun on the nodes.
     pub failing_over: bool,
+    /// Who should be the next primary, when several may.
+    #[serde(default)]
+    pub prefer: Option<NodeId>,
 }
 
 /// One change of the group. Each names the epoch it was planned in: a late one is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
+    /// The nodes run the database themselves from now on; this one makes its first copy.
+    Formed { primary: NodeId },
+    /// The node, which acknowledges nothing, has no copy any more.
+    Left { node: NodeId },
     /// A node has a copy and follows.
     Joined { node: NodeId },
     /// Its rows are the primary's.
@@ -56,14 +63,18 @@ pub enum Entry {
     Sync { epoch: u64 },
     /// The primary waits for nobody any more: nobody may acknowledge.
     Single { epoch: u64 },
-    /// The primary is to be replaced. `epoch` is the new one.
-    FailoverStart { epoch: u64 },
+    /// The primary is to be replaced, by `prefer` when it holds all. `epoch` is the new one.
+    FailoverStart {
+        epoch: u64,
+        #[serde(default)]
+        prefer: Option<NodeId>,
+    },
     /// The new epoch begins with this primary, at this position. The point of no return.
     Promoted { epoch: u64, primary: NodeId, base_seq: u64 },
 }
 
 /// Why an entry changed nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refused {
     #[error("it was planned in another epoch of the database; plan again")]
     OtherEpoch,
@@ -74,7 +85,7 @@ pub enum Refused {
 }
 
 impl Group {
-    /// A group of one.
+    /// A group of one, whose copy is still to be made.
     #[must_use]
     pub fn new(primary: NodeId) -> Group {
         Group {
@@ -82,9 +93,10 @@ impl Group {
             primary,
             mode: Mode::Single,
             ack_set: BTreeSet::new(),
-            members: BTreeMap::from([(primary, Member { verified: true })]),
+            members: BTreeMap::from([(primary, Member::default())]),
             base_seq: 0,
             failing_over: false,
+            prefer: None,
         }
     }
 
@@ -105,11 +117,18 @@ impl Group {
             Entry::Joined { node } => {
                 self.members.entry(*node).or_default();
             }
-            Entry::FailoverStart { epoch } => {
+            Entry::Formed { .. } => return Err(Refused::NotFit),
+            Entry::Left { node } => {
+                let bound = *node == self.primary || self.ack_set.contains(node) || self.failing_over;
+                if bound || self.members.remove(node).is_none() {
+                    return Err(Refused::NotFit);
+                }
+            }
+            Entry::FailoverStart { epoch, prefer } => {
                 if *epoch != self.epoch + 1 {
                     return Err(Refused::OtherEpoch);
                 }
-                self.failing_over = true;
+                (self.failing_over, self.prefer) = (true, *prefer);
             }
             Entry::Promoted { epoch, primary, base_seq } => {
                 if !self.failing_over || *epoch != self.epoch + 1 {
@@ -130,7 +149,7 @@ impl Group {
                     };
                 }
                 (self.epoch, self.primary, self.base_seq) = (*epoch, *primary, *base_seq);
-                self.failing_over = false;
+                (self.failing_over, self.prefer) = (false, None);
             }
             Entry::Verified { epoch, node } => {
                 self.steady(*epoch)?;
@@ -182,6 +201,7 @@ mod tests {
 
     fn three() -> Group {
         let mut group = Group::new(2);
+        group.apply(&Entry::Verified { epoch: 1, node: 2 }).unwrap();
         for node in [3, 4] {
             group.apply(&Entry::Joined { node }).unwrap();
             assert_eq!(group.apply(&Entry::Grow { epoch: 1, node }), Err(Refused::NotFit), "not verified");
@@ -196,7 +216,7 @@ mod tests {
     #[test]
     fn an_heir_takes_over_and_the_old_primary_proves_itself_again() {
         let mut group = three();
-        group.apply(&Entry::FailoverStart { epoch: 2 }).unwrap();
+        group.apply(&Entry::FailoverStart { epoch: 2, prefer: None }).unwrap();
         assert_eq!(group.apply(&Entry::Shrink { epoch: 1, node: 4 }), Err(Refused::FailingOver));
         group.apply(&Entry::Promoted { epoch: 2, primary: 3, base_seq: 7 }).unwrap();
         assert_eq!((group.epoch, group.primary, group.base_seq), (2, 3, 7));
@@ -209,12 +229,23 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_nothing_alone_may_leave() {
+        let mut group = three();
+        let leave = |group: &mut Group, node| group.apply(&Entry::Left { node });
+        assert_eq!(leave(&mut group, 4), Err(Refused::NotFit), "it acknowledges");
+        assert_eq!(leave(&mut group, 2), Err(Refused::NotFit), "the primary");
+        group.apply(&Entry::Shrink { epoch: 1, node: 4 }).unwrap();
+        assert_eq!(leave(&mut group, 4), Ok(()));
+        assert_eq!(leave(&mut group, 4), Err(Refused::NotFit), "no member any more");
+    }
+
+    #[test]
     fn a_group_of_one_has_no_heir_but_its_primary() {
         let mut group = three();
         group.apply(&Entry::Shrink { epoch: 1, node: 4 }).unwrap();
         assert_eq!(group.apply(&Entry::Shrink { epoch: 1, node: 3 }), Err(Refused::NotFit));
         group.apply(&Entry::Single { epoch: 1 }).unwrap();
-        group.apply(&Entry::FailoverStart { epoch: 2 }).unwrap();
+        group.apply(&Entry::FailoverStart { epoch: 2, prefer: None }).unwrap();
         let stranger = Entry::Promoted { epoch: 2, primary: 3, base_seq: 7 };
         assert_eq!(group.apply(&stranger), Err(Refused::NotFit));
         group.apply(&Entry::Promoted { epoch: 2, primary: 2, base_seq: 7 }).unwrap();
@@ -225,7 +256,7 @@ mod tests {
     fn the_last_of_the_ack_set_becomes_primary_alone() {
         let mut group = three();
         group.apply(&Entry::Shrink { epoch: 1, node: 4 }).unwrap();
-        group.apply(&Entry::FailoverStart { epoch: 2 }).unwrap();
+        group.apply(&Entry::FailoverStart { epoch: 2, prefer: None }).unwrap();
         group.apply(&Entry::Promoted { epoch: 2, primary: 3, base_seq: 7 }).unwrap();
         assert_eq!((group.mode, group.ack_set.len()), (Mode::Single, 0));
     }

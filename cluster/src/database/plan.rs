@@ -4,6 +4,7 @@ use super::group::{Entry, Group, Mode};
 use super::supervise::{Local, Memory};
 use crate::planted;
 use elpis_watch::NodeId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A member of the ack set that does not acknowledge for so long leaves it.
@@ -20,15 +21,17 @@ const NEAR: u64 = 50;
 const FREEZE_MS: i64 = 3_000;
 
 /// What a supervisor is to bring about. Orders are repeated; a supervisor obeys the newest it has seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Nothing.
+    #[default]
     Hold,
     /// Be the primary of this epoch; `sync` = wait for acknowledgements. Let none of `blocked` replicate, and prove that
-    /// the others hold what one of them had acknowledged.
-    Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId> },
-    /// Replicate from the primary. `reach` is a position that it had after this instance of the node's server connected.
-    Follow { primary: NodeId, acks: bool, reach: Option<(u64, u64)> },
+    /// the others hold what one of them had acknowledged. `install`: the first copy may be made here.
+    Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId>, install: bool },
+    /// Replicate from the primary.
+    Follow { primary: NodeId, acks: bool, reach: Option<Reach> },
     /// Receive nothing more, and keep all that was received.
     Freeze { epoch: u64 },
     /// Apply all up to here, then leave the source.
@@ -39,8 +42,18 @@ pub enum Order {
     Rebuild { primary: NodeId },
 }
 
+/// A position that the primary had after a replica had connected to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Instance of the replica's server, and how often it had begun to follow.
+    pub instance: u64,
+    pub follows: u64,
+    pub seq: u64,
+}
+
 /// What a supervisor tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// The newest round of orders it had obeyed when it looked.
     pub echo: u64,
@@ -64,8 +77,8 @@ pub struct Planner {
     round: u64,
     /// Epoch of the last look, and its first round.
     epoch_since: (u64, u64),
-    /// The first round in which an instance of a node's server was seen connected.
-    connected: BTreeMap<NodeId, (u64, u64)>,
+    /// The first round in which an instance of a node's server was seen connected since it last began to follow.
+    connected: BTreeMap<NodeId, ((u64, u64), u64)>,
     /// The first round in which a node was outside of the ack set.
     outside: BTreeMap<NodeId, u64>,
     /// The first round since which the primary is told to wait for acknowledgements.
@@ -84,13 +97,15 @@ impl Planner {
         now_ms - *self.since.entry((node, what)).or_insert(now_ms)
     }
 
-    /// Looks at everything. `live` are the nodes with a session; `me` is the node that leads.
+    /// Looks at everything. `live` are the nodes with a session; all others have no copy to count on. `me` is the node
+    /// that leads, `gone` says whether a node was removed from the cluster.
     pub fn plan(
         &mut self,
         group: &Group,
         live: &BTreeSet<NodeId>,
         reports: &BTreeMap<NodeId, Report>,
         me: NodeId,
+        gone: impl Fn(NodeId) -> bool,
         now_ms: i64,
     ) -> Plan {
         self.round += 1;
@@ -111,6 +126,13 @@ impl Planner {
             self.fail_over(group, epoch, &current, me, now_ms, &mut plan);
         } else {
             self.lead(group, live, &current, now_ms, &mut plan);
+            // Who has no copy yet gets one; who was removed needs none.
+            let new = reports.keys().find(|node| live.contains(node) && !group.members.contains_key(node));
+            let entry = new.map(|node| Entry::Joined { node: *node });
+            plan.entry = plan.entry.or(entry);
+            let bound = |node: &NodeId| *node == group.primary || group.ack_set.contains(node);
+            let left = group.members.keys().find(|node| gone(**node) && !bound(node));
+            plan.entry = plan.entry.or(left.map(|node| Entry::Left { node: *node }));
         }
         plan
     }
@@ -146,7 +168,8 @@ impl Planner {
                 let local = current.get(*node).map(|report| &report.local);
                 let received = local.map_or(0, Local::received);
                 let applied = local.map_or(0, |local| local.applied_seq);
-                (received, applied, **node != me, std::cmp::Reverse(**node))
+                let wanted = Some(**node) == group.prefer;
+                (received, wanted, applied, **node != me, std::cmp::Reverse(**node))
             };
             let Some((heir, report)) =
                 frozen.iter().max_by_key(rank).and_then(|node| Some((*node, current.get(node)?)))
@@ -165,18 +188,19 @@ impl Planner {
         }
     }
 
-    /// A position that the primary had after this instance of a node's server was seen connected to it.
-    fn reach(&mut self, node: NodeId, instance: Option<u64>, head: Option<&Report>) -> Option<(u64, u64)> {
-        let Some(instance) = instance else {
+    /// A position that the primary had after a node was seen connected to it.
+    fn reach(&mut self, node: NodeId, began: Option<(u64, u64)>, head: Option<&Report>) -> Option<Reach> {
+        let Some(began) = began else {
             self.connected.remove(&node);
             return None;
         };
-        let seen = self.connected.entry(node).or_insert((instance, self.round));
-        if seen.0 != instance {
-            *seen = (instance, self.round);
+        let seen = self.connected.entry(node).or_insert((began, self.round));
+        if seen.0 != began {
+            *seen = (began, self.round);
         }
-        let since = seen.1;
-        head.filter(|head| head.echo >= since).map(|head| (instance, head.local.binlog_seq))
+        let ((instance, follows), since) = *seen;
+        let head = head.filter(|head| head.echo >= since)?;
+        Some(Reach { instance, follows, seq: head.local.binlog_seq })
     }
 
     fn lead(
@@ -193,12 +217,18 @@ impl Planner {
         let leads = |report: &Report| report.memory.leading == Some(epoch);
         let silent = head.is_some_and(|head| head.local.up && leads(head) && !head.local.writes);
         let silent = self.lasting(primary, "writes nothing", silent, now_ms) >= PROBE_MS;
-        let closed = head.is_some_and(|head| head.local.up && !leads(head));
+        let closed = head.is_some_and(|head| !leads(head));
         let closed = self.lasting(primary, "does not open", closed, now_ms) >= OPEN_MS;
         let closed = closed && !group.heirs().is_empty();
         let dead = !live.contains(&primary) && !group.heirs().is_empty();
-        if dead || silent || closed || head.is_some_and(|head| !head.local.up) {
-            entries.push(Entry::FailoverStart { epoch: epoch + 1 });
+        // One that did not come up yet in this epoch is started by its supervisor.
+        let fell = head.is_some_and(|head| !head.local.up && head.memory.fenced == Some(epoch));
+        if dead || silent || closed || fell {
+            entries.push(Entry::FailoverStart { epoch: epoch + 1, prefer: None });
+        }
+        let made = group.members.get(&primary).is_some_and(|member| member.verified);
+        if !made && head.is_some_and(leads) {
+            entries.push(Entry::Verified { epoch, node: primary });
         }
         let mut blocked = BTreeSet::new();
         let mut acknowledging = BTreeSet::new();
@@ -208,7 +238,9 @@ impl Planner {
             let local = report.map(|report| &report.local);
             let member = group.ack_set.contains(&node);
             let follows = local.filter(|local| local.up && local.connected && local.source == Some(primary));
-            let reach = self.reach(node, follows.map(|local| local.instance), head);
+            let began = report.filter(|_| follows.is_some());
+            let began = began.map(|report| (report.local.instance, report.memory.follows));
+            let reach = self.reach(node, began, head);
             let order = if local.is_some_and(|local| local.broken) && !member {
                 Order::Rebuild { primary }
             } else {
@@ -263,7 +295,7 @@ impl Planner {
         if group.mode != Mode::Sync && !group.ack_set.is_empty() && proved {
             entries.push(Entry::Sync { epoch });
         }
-        plan.orders.insert(primary, Order::Lead { epoch, sync, blocked });
+        plan.orders.insert(primary, Order::Lead { epoch, sync, blocked, install: !made });
         plan.entry = entries.into_iter().next();
     }
 }

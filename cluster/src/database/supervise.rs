@@ -1,12 +1,14 @@
 //! What the supervisor of a node does next with its server.
 
-use super::plan::Order;
+use super::plan::{Order, Reach};
 use crate::planted;
 use elpis_watch::NodeId;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// What the server shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Local {
     /// The process runs.
     pub up: bool,
@@ -24,7 +26,7 @@ pub struct Local {
     pub connected: bool,
     /// It acknowledges, or would when connected.
     pub acks: bool,
-    /// Replication stopped by itself: its rows are not the primary's.
+    /// Replication stopped by itself: its rows are not the primary's. While the server is down: there is no copy at all.
     pub broken: bool,
     /// Its rows were compared with the primary's and are the same.
     pub same: bool,
@@ -32,6 +34,8 @@ pub struct Local {
     pub io_seq: u64,
     pub applied_seq: u64,
     pub binlog_seq: u64,
+    /// How old the last transaction is that was applied, while there are more; for people.
+    pub lag_ms: Option<u64>,
 }
 
 impl Local {
@@ -43,12 +47,15 @@ impl Local {
 }
 
 /// What a supervisor remembers while it runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     /// Instance of the server that the rest is of.
     pub instance: u64,
     /// Everything it has ever acknowledged is here: not so after a restart, until it has received as much again.
     pub whole: bool,
+    /// How often it began to follow, and so lost what it had received and not applied.
+    pub follows: u64,
     /// Epoch of the failover for which it receives nothing more.
     pub frozen: Option<u64>,
     /// Epoch of the failover for which it has left its source.
@@ -68,6 +75,8 @@ pub struct Memory {
 /// One thing to do; when it is done the supervisor looks again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Make the first copy of the group.
+    Install,
     /// Start the server; `master` = with what nobody acknowledged.
     Start {
         master: bool,
@@ -78,12 +87,14 @@ pub enum Action {
     StopIo,
     /// `STOP SLAVE; RESET SLAVE ALL`.
     Leave,
-    /// `CHANGE MASTER TO …; START SLAVE`, acknowledging or not. A server without a source may have led: it takes a new
-    /// `server_id` first, and `gtid_slave_pos` from its binary log.
+    /// `CHANGE MASTER TO …; START SLAVE`, acknowledging or not, under a `server_id` that no transaction was ever written
+    /// under. A server without a source may have led: it takes `gtid_slave_pos` from its binary log.
     Follow {
         primary: NodeId,
         acks: bool,
     },
+    /// `START SLAVE SQL_THREAD`, while the other one runs.
+    StartSql,
     /// `STOP SLAVE IO_THREAD; SET GLOBAL rpl_semi_sync_slave_enabled; START SLAVE IO_THREAD`.
     SetAcks {
         on: bool,
@@ -91,7 +102,7 @@ pub enum Action {
     SetSemiMaster {
         on: bool,
     },
-    /// Rows of the fence, by an account that `read_only` does not stop; done when they are acknowledged. Asked for again
+    /// Rows of the fence, under the epoch as `server_id`, by an account that `read_only` does not stop; done when they are acknowledged. Asked for again
     /// while they are not: what a replica had received before it began to acknowledge is acknowledged only with the next
     /// transaction.
     WriteFence {
@@ -139,7 +150,9 @@ pub fn supervise(order: &Order, local: &Local, memory: &mut Memory) -> Option<Ac
             memory.detached = Some(*epoch);
             None
         }
-        Order::Lead { epoch, sync, blocked } => lead(*epoch, *sync, blocked, local, memory),
+        Order::Lead { install: true, .. } if !local.up && local.broken => Some(Action::Install),
+        Order::Lead { .. } if !local.up && local.broken => None,
+        Order::Lead { epoch, sync, blocked, .. } => lead(*epoch, *sync, blocked, local, memory),
         Order::Follow { primary, acks, reach } => follow(*primary, *acks, *reach, local, memory),
         Order::Rebuild { primary } if local.broken => Some(Action::Rebuild { primary: *primary }),
         Order::Rebuild { primary } => follow(*primary, false, None, local, memory),
@@ -197,12 +210,12 @@ fn lead(
 fn follow(
     primary: NodeId,
     acks: bool,
-    reach: Option<(u64, u64)>,
+    reach: Option<Reach>,
     local: &Local,
     memory: &mut Memory,
 ) -> Option<Action> {
     if !local.up {
-        return Some(Action::Start { master: false });
+        return (!local.broken).then_some(Action::Start { master: false });
     }
     // It led, or was about to: what nobody acknowledged is cut off by a start in the other role, and by nothing else.
     if local.semi_master || !local.read_only {
@@ -212,17 +225,19 @@ fn follow(
         return None;
     }
     (memory.frozen, memory.detached) = (None, None);
-    if local.source != Some(primary) || !local.io || !local.sql {
-        if local.source == Some(primary) && local.sql && local.acks != acks {
-            return Some(Action::SetAcks { on: acks });
-        }
+    if local.source != Some(primary) || !(local.io || local.sql) {
+        // With both threads off, what was received and not applied is lost.
+        (memory.whole, memory.follows) = (false, memory.follows + 1);
         return Some(Action::Follow { primary, acks });
     }
-    if local.acks != acks {
+    if !local.sql {
+        return Some(Action::StartSql);
+    }
+    if !local.io || local.acks != acks {
         return Some(Action::SetAcks { on: acks });
     }
     // Outside of the ack set nothing depends on it; inside, it has caught up with what it may have said before.
-    let reached = |(instance, seq)| instance == local.instance && local.io_seq >= seq;
-    memory.whole |= !acks || reach.is_some_and(reached);
+    let here = |reach: Reach| (reach.instance, reach.follows) == (local.instance, memory.follows);
+    memory.whole |= !acks || reach.is_some_and(|reach| here(reach) && local.io_seq >= reach.seq);
     None
 }

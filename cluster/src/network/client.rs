@@ -359,6 +359,7 @@ mod tests {
             spki: spki.to_owned(),
             address: String::new(),
             spool_address: String::new(),
+            gate_address: String::new(),
             console_address: String::new(),
             version: "0".to_owned(),
         }

@@ -4,6 +4,7 @@ use super::{
     Applied, AuditLine, ClusterState, Command, Hold, JoinCode, MAX_AUDIT, MAX_FAILOVERS, MAX_JOINS,
     MAX_NODES, MAX_TEXT, Node, NodeState, Refused, Secret, Shard,
 };
+use crate::database::{self, Entry, Group};
 use elpis_watch::{Database, Job, NodeId};
 
 type Outcome = Result<Applied, Refused>;
@@ -51,7 +52,7 @@ impl ClusterState {
     fn apply_one(&mut self, index: u64, command: &Command) -> Outcome {
         match command {
             Command::InitCluster { uuid, name } => self.init(uuid, name),
-            Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version } => self
+            Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version, gate_address } => self
                 .admit(index, {
                     Node {
                         uuid: uuid.clone(),
@@ -60,6 +61,7 @@ impl ClusterState {
                         address: address.clone(),
                         spool_address: spool_address.clone(),
                         console_address: console_address.clone(),
+                        gate_address: gate_address.clone(),
                         version: version.clone(),
                         state: NodeState::Joining,
                         draining: false,
@@ -68,13 +70,14 @@ impl ClusterState {
                         hold: Hold::default(),
                     }
                 }),
-            Command::UpdateNode { node, address, spool_address, console_address, version } => {
+            Command::UpdateNode { node, address, spool_address, console_address, version, gate_address } => {
                 let node = self.member(*node)?;
                 let before = node.clone();
                 for (old, new) in [
                     (&mut node.address, address),
                     (&mut node.spool_address, spool_address),
                     (&mut node.console_address, console_address),
+                    (&mut node.gate_address, gate_address),
                     (&mut node.version, version),
                 ] {
                     if !new.is_empty() {
@@ -137,10 +140,12 @@ impl ClusterState {
                     password: password.0.clone(),
                     mode: mode.clone(),
                     ready: *ready,
+                    primary: 0,
                 });
                 Ok(Applied::Done)
             }
             Command::AccountsMade { epoch, made, dropped } => Ok(self.accounts_made(*epoch, made, dropped)),
+            Command::Database(entry) => self.group_entry(entry),
             Command::ConfigChanged => {
                 self.config_revision += 1;
                 Ok(Applied::Done)
@@ -276,6 +281,20 @@ impl ClusterState {
         done_if(self.accounts != before)
     }
 
+    fn group_entry(&mut self, entry: &Entry) -> Outcome {
+        match (entry, &mut self.group) {
+            (Entry::Formed { primary }, None) => self.group = Some(Group::new(*primary)),
+            (Entry::Formed { .. }, Some(_)) => return Ok(Applied::Unchanged),
+            (_, None) => return Err(Refused::Database(database::Refused::NotFit)),
+            (entry, Some(group)) => {
+                let before = group.clone();
+                group.apply(entry).map_err(Refused::Database)?;
+                return Ok(done_if(*group != before));
+            }
+        }
+        Ok(Applied::Done)
+    }
+
     fn assign(&mut self, shards: &[(u16, NodeId)]) -> Applied {
         self.each(
             shards,
@@ -377,11 +396,11 @@ fn done_if(changed: bool) -> Applied {
 fn bounded(command: &Command) -> Result<(), Refused> {
     let texts: &[&String] = match command {
         Command::InitCluster { uuid, name } => &[uuid, name],
-        Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version } => {
-            &[uuid, name, spki, address, spool_address, console_address, version]
+        Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version, gate_address } => {
+            &[uuid, name, spki, address, spool_address, console_address, version, gate_address]
         }
-        Command::UpdateNode { address, spool_address, console_address, version, .. } => {
-            &[address, spool_address, console_address, version]
+        Command::UpdateNode { address, spool_address, console_address, version, gate_address, .. } => {
+            &[address, spool_address, console_address, version, gate_address]
         }
         Command::SetJob { name, .. } => &[name],
         Command::SetDatabase { url, user, password, mode, .. } => &[url, user, &password.0, mode],

@@ -1,5 +1,6 @@
 //! What may be written into the Raft log.
 
+use crate::database::{self, Entry};
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -34,6 +35,8 @@ pub enum Command {
         console_address: String,
         /// Version of its program.
         version: String,
+        #[serde(default)]
+        gate_address: String,
     },
     /// New addresses or version of a node; an empty string leaves what is there.
     UpdateNode {
@@ -42,6 +45,8 @@ pub enum Command {
         spool_address: String,
         console_address: String,
         version: String,
+        #[serde(default)]
+        gate_address: String,
     },
     /// Declares the lease of this session of the node over: the session grows, the node is down.
     LeaseOver {
@@ -86,6 +91,8 @@ pub enum Command {
     Batch(Vec<Command>),
     /// Database accounts of the first nodes are made for this epoch of the database; those of the others are dropped.
     AccountsMade { epoch: u64, made: Vec<NodeId>, dropped: Vec<NodeId> },
+    /// A change of the database group that the nodes run.
+    Database(Entry),
 }
 
 impl fmt::Display for Command {
@@ -110,6 +117,7 @@ impl fmt::Display for Command {
             Command::AccountsMade { epoch, made, dropped } => {
                 write!(f, "database accounts of epoch {epoch} made for {made:?}, dropped for {dropped:?}")
             }
+            Command::Database(entry) => write!(f, "database group: {entry:?}"),
             Command::ConfigChanged => f.write_str("settings changed"),
             Command::OpenJoin { code, .. } => write!(f, "open join code {code}"),
             Command::BurnJoin { code, .. } => write!(f, "burn join code {code}"),
@@ -186,6 +194,8 @@ pub enum Refused {
     NotLive(NodeId),
     #[error("the cluster has {0} nodes, the most this version carries; remove one first")]
     TooManyNodes(usize),
+    #[error("the database group: {0}")]
+    Database(database::Refused),
     #[error(
         "no open join code {0}: it expired, was used or had too many wrong tries; make a new one with add-node"
     )]

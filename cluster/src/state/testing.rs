@@ -11,6 +11,7 @@ pub(crate) fn admit(id: NodeId) -> Command {
         spki: format!("k{id}"),
         address: format!("a{id}"),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         version: String::new(),
     }

@@ -19,6 +19,7 @@ pub(crate) fn config(folder: &Path, name: &str) -> Config {
         listen,
         advertise: listen.to_string(),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         timings: Timings::LAN,
     }

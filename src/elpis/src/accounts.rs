@@ -7,8 +7,14 @@ use elpis_watch::Role;
 /// What the node agent carries its orders out with.
 pub(crate) fn maker() -> Maker {
     Maker::new(|order| async move {
-        let Order { url, user, password, make, drop } = order;
+        let Order { url, user, password, migrate, make, drop } = order;
         let admin = Endpoint { epoch: 0, url, user, password: Secret::new(password.0) };
+        if migrate {
+            let done = elpis_store::migrate(&admin).await.map_err(|error| error.to_string())?;
+            if done.from != Some(done.to) {
+                tracing::info!(from = done.from, to = done.to, "the schema was brought up to date");
+            }
+        }
         let make: Vec<Account> = make
             .into_iter()
             .filter_map(|account| {
@@ -25,7 +31,7 @@ fn role(role: Role) -> Option<AccessRole> {
         Role::DataServer => Some(AccessRole::Data),
         Role::NetworkServer => Some(AccessRole::Network),
         Role::Console => Some(AccessRole::Console),
-        Role::TentacleServer => None,
+        Role::TentacleServer | Role::DbGate => None,
     }
 }
 

@@ -5,7 +5,7 @@ mod servers;
 
 pub(crate) use dev::{Demo, Dev, Feed, Up};
 pub(crate) use servers::{
-    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
+    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -48,6 +48,8 @@ pub(crate) struct Scope {
 pub(crate) enum Command {
     /// Run the node agent; or drain, undrain, remove a node, change what it logs
     Node(NodeCommand),
+    /// Run the gate through which this node's servers reach the database
+    DbGate(DbGateOptions),
     /// Run the server that takes agents' files
     TentacleServer(TentacleServerOptions),
     /// Run the server that turns agents' files into samples
@@ -133,7 +135,7 @@ fn roles() -> clap::builder::PossibleValuesParser {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
-    /// Make a cluster of this one node
+    /// Make a cluster of this one node; without an address of a database the nodes run one themselves
     Init(Init),
     /// Name the database and its administration account, with which the nodes' own accounts are made
     Database(DatabaseArgs),

@@ -3,13 +3,16 @@
 //! Each follows the same order: log, signals, the library's `run` until SIGTERM, exit code.
 
 use crate::cli::{
-    ConsoleOptions, DataServerOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
+    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
 };
 use anyhow::{Context, Result};
 use elpis_cluster::agent::{self, AgentConfig};
 use elpis_cluster::raft_node;
 use elpis_cluster::types::Timings;
+use elpis_cluster::agent::database::Hand;
 use elpis_console::{ConsoleConfig, ConsoleError};
+use elpis_database::Config;
+use elpis_database::gate::{self, GateConfig};
 use elpis_monitor::Shard;
 use elpis_servers::Ended;
 use elpis_servers::data::{self, DataConfig};
@@ -24,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The servers that a node runs unless told otherwise.
 pub(crate) const BUILT: &[Role] = &Role::ALL;
+/// A copy of the database for another node takes no more of disk and network, bytes a second.
+const COPY_BYTES_PER_S: u64 = 100 << 20;
 /// A server whose place was taken by another process.
 const SUPERSEDED: u8 = 3;
 /// The command line is wrong.
@@ -53,7 +58,14 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
         Profile::Safe => Timings::SAFE,
         Profile::Metro => Timings::METRO,
     };
+    let keeps = options.gate_address.is_some();
+    let database = Config {
+        data: options.data.clone(),
+        memory_mib: options.database_memory.unwrap_or_else(quarter_of_memory_mib),
+        copy_bytes_per_s: COPY_BYTES_PER_S,
+    };
     let config = AgentConfig {
+        database: keeps.then(|| Hand::new(move |wires| elpis_database::run(database.clone(), wires))),
         socket: options.data.join("run/node.sock"),
         roles,
         accounts: crate::accounts::maker(),
@@ -64,10 +76,26 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
             advertise: options.advertise.unwrap_or_else(|| options.listen.to_string()),
             spool_address: options.spool_address,
             console_address: options.console_address,
+            gate_address: options.gate_address.unwrap_or_default(),
             timings,
         },
     };
     serve(async move |stop| Ok(agent::run(config, stop).await?))
+}
+
+/// Memory of a database on a machine that does other things too.
+fn quarter_of_memory_mib() -> u32 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    total.map_or(256, |kib: u64| u32::try_from(kib / 1024 / 4).unwrap_or(u32::MAX).max(128))
+}
+
+pub(crate) fn db_gate(options: DbGateOptions) -> ExitCode {
+    serve(async move |stop| {
+        let link = Link::connect(&options.place.socket, Role::DbGate).await?;
+        let config = GateConfig { data: options.place.data, listen: options.listen };
+        until_superseded(&link, gate::run(config, link.clone(), stop)).await
+    })
 }
 
 pub(crate) fn data_server(options: DataServerOptions) -> ExitCode {

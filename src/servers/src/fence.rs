@@ -48,6 +48,7 @@ mod tests {
             session,
             live: true,
             spool_address: String::new(),
+            gate_address: String::new(),
             spki: String::new(),
         };
         let mut map = Map { nodes: [(1, node("a", 4)), (2, node("b", 5))].into(), ..Map::default() };

@@ -13,7 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::http::{EXCHANGE, exchange, open};
-use crate::types::{Frame, Hello, Map, Released, Report, Role, VERSION, Welcome};
+use crate::types::{
+    Frame, Hello, Map, Released, Report, Role, Traffic, TrafficDone, VERSION, Welcome,
+};
 use crate::{Gate, LinkError, Progress};
 
 /// Longest line of the watch stream.
@@ -44,6 +46,7 @@ struct Shared {
     gate: Gate,
     progress: Progress,
     map: watch::Sender<Arc<Map>>,
+    traffic: watch::Sender<Option<Traffic>>,
     /// Acknowledgements not yet taken by the node agent: shard -> epoch of the move. At most one a shard.
     released: Mutex<BTreeMap<u16, u64>>,
     released_more: Notify,
@@ -79,6 +82,7 @@ impl Link {
             gate: Gate::default(),
             progress: Progress::default(),
             map: watch::Sender::new(Arc::new(Map::default())),
+            traffic: watch::Sender::default(),
             released: Mutex::new(BTreeMap::new()),
             released_more: Notify::new(),
             superseded: CancellationToken::new(),
@@ -112,6 +116,19 @@ impl Link {
     /// The map, always the newest.
     pub fn map(&self) -> watch::Receiver<Arc<Map>> {
         self.shared.map.subscribe()
+    }
+
+    /// What the database gate lets through; `None` before the first order.
+    pub fn traffic(&self) -> watch::Receiver<Option<Traffic>> {
+        self.shared.traffic.subscribe()
+    }
+
+    /// Tells that an order of [`traffic`](Self::traffic) is obeyed.
+    pub async fn traffic_done(&self, number: u64, replication_port: u16) -> Result<(), LinkError> {
+        let incarnation = self.shared.welcome.incarnation;
+        let done = TrafficDone { version: VERSION, incarnation, number, replication_port };
+        exchange::<Value>(&self.shared.socket, Method::POST, "/v1/traffic", Some(&done), EXCHANGE).await?;
+        Ok(())
     }
 
     /// The right to act: ask it right before each probe packet and each COMMIT.
@@ -258,6 +275,13 @@ fn take_line(shared: &Shared, line: &[u8], first: &mut Option<oneshot::Sender<()
     // Lease first: whoever wakes up by the map finds the gate as the map's frame told it.
     shared.gate.set(frame.lease);
     crate::log::want(frame.log);
+    if let Some(traffic) = frame.traffic {
+        shared.traffic.send_if_modified(|held| {
+            let new = held.as_ref() != Some(&traffic);
+            *held = Some(traffic);
+            new
+        });
+    }
     if let Some(map) = frame.map {
         // A restarted node agent may know less for a moment; what was seen stays seen.
         if map.revision >= shared.map.borrow().revision {

@@ -26,11 +26,14 @@ pub enum Role {
     NetworkServer,
     /// Web pages and the API.
     Console,
+    /// The way of all others to the database's primary.
+    DbGate,
 }
 
 impl Role {
     /// All roles, in start order.
-    pub const ALL: [Role; 4] = [Role::TentacleServer, Role::DataServer, Role::NetworkServer, Role::Console];
+    pub const ALL: [Role; 5] =
+        [Role::DbGate, Role::TentacleServer, Role::DataServer, Role::NetworkServer, Role::Console];
     /// Name as on the command line, in fence rows and in status.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,6 +41,7 @@ impl Role {
             Role::DataServer => "data-server",
             Role::NetworkServer => "network-server",
             Role::Console => "console",
+            Role::DbGate => "db-gate",
         }
     }
 }
@@ -75,6 +79,32 @@ pub struct Frame {
     /// What an operator wants of the process's log, while that stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogOrder>,
+    /// For the database gate alone; `None` = as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// What the database gate of a node lets through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Grows with every change; [`TrafficDone`] names it.
+    pub number: u64,
+    /// Epoch of the database in which this node's own server takes statements; `None` = it takes none.
+    pub serve: Option<u64>,
+    /// The node from which this node's server may replicate; `None` = from none: what is open is cut.
+    pub source: Option<NodeId>,
+    /// Nodes that may not replicate from this node's server; what they have open is cut.
+    pub refuse: std::collections::BTreeSet<NodeId>,
+}
+
+/// `POST /v1/traffic`: the gate lets through what this order says, and nothing else any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficDone {
+    pub version: u32,
+    pub incarnation: u64,
+    pub number: u64,
+    /// Port on the loopback at which this node's server reaches the source.
+    pub replication_port: u16,
 }
 
 /// The right to act.
@@ -137,6 +167,9 @@ pub struct Node {
     pub spool_address: String,
     /// SHA-256 of its public key (SPKI), hex: the pin of every connection to it.
     pub spki: String,
+    /// Address (`host:port`) of its database gate (mTLS, between nodes); empty = none.
+    #[serde(default)]
+    pub gate_address: String,
 }
 
 /// Owner of a shard.
@@ -166,10 +199,13 @@ pub struct Database {
     /// Account of this node and role.
     pub user: String,
     pub password: String,
-    /// `endpoint` (one database outside the nodes) or, later, `managed`.
+    /// `endpoint` (one database outside the nodes) or `managed` (the nodes run it).
     pub mode: String,
     /// True once the schema is there and the accounts are made.
     pub ready: bool,
+    /// The node whose server is the primary; 0 in mode `endpoint`.
+    #[serde(default)]
+    pub primary: NodeId,
 }
 
 impl std::fmt::Debug for Database {

@@ -1,9 +1,14 @@
 //! What a supervisor sees and does, on the twin of its server.
 
-use super::{NODES, OWN, Sim, id, place};
+use super::{OWN, Sim, id, place};
 use crate::mariadb::{Outcome, Role};
 use elpis_cluster::database::{Action, Local, supervise};
 use elpis_cluster::planted;
+
+/// `server_id` under which a server writes nothing; an epoch's own transactions carry the epoch.
+fn replica_id(node: usize) -> u32 {
+    (1 << 31) + u32::try_from(node).unwrap_or(0)
+}
 
 impl Sim {
     pub(super) fn local(&self, node: usize) -> Local {
@@ -20,12 +25,13 @@ impl Sim {
             sql: server.sql,
             connected: self.servers.connected(node),
             acks: server.semi_slave,
-            broken: server.error.is_some()
-                || (server.up && server.source.is_some() && !server.same_as(primary)),
+            broken: server.up
+                && (server.error.is_some() || (server.source.is_some() && !server.same_as(primary))),
             same: server.same_as(primary),
             io_seq: server.io_pos(),
             applied_seq: server.slave_pos(),
             binlog_seq: server.binlog_pos().map_or(0, |event| event.seq),
+            lag_ms: None,
         }
     }
 
@@ -63,9 +69,10 @@ impl Sim {
                 self.nodes[node].waits = None;
                 let role = if master { Role::Master } else { Role::Slave };
                 self.servers.refuse(node, &[]);
-                self.servers.start(node, role, self.nodes[node].server_id);
+                self.servers.start(node, role, replica_id(node));
             }
             Action::Kill => self.servers.kill(node),
+            Action::Install => self.violation(&format!("node {} makes a first copy", id(node))),
             Action::StopIo if planted::on("stop-slave-before-promotion") => {
                 self.servers.stop_slave(node);
                 self.servers.start_sql(node);
@@ -79,12 +86,10 @@ impl Sim {
                 self.servers.stop_slave(node);
                 self.servers.set_semi_slave(node, acks);
                 let demote = self.servers.at(node).source.is_none();
-                if demote && self.servers.at(node).answers() {
-                    self.nodes[node].server_id += u32::try_from(NODES).unwrap_or(0);
-                    self.servers.set_id(node, self.nodes[node].server_id);
-                }
+                self.servers.set_id(node, replica_id(node));
                 self.servers.follow(node, place(primary), demote);
             }
+            Action::StartSql => self.servers.start_sql(node),
             Action::SetAcks { on } => {
                 self.servers.stop_io(node);
                 self.servers.set_semi_slave(node, on);
@@ -95,6 +100,9 @@ impl Sim {
                 self.servers.set_semi_master(node, on);
             }
             Action::WriteFence { .. } | Action::Heartbeat { .. } => {
+                if let Action::WriteFence { epoch } = action {
+                    self.servers.set_id(node, u32::try_from(epoch).unwrap_or(u32::MAX));
+                }
                 if self.nodes[node].waits.is_none() || self.rng.chance(20) {
                     self.rows += 1;
                     let row = OWN + self.rows;

@@ -61,8 +61,8 @@ impl Sim {
 
     /// A supervisor ends and starts: what it kept on disk stays.
     fn forget(&mut self, node: usize) {
-        let Node { instance, server_id, newest, .. } = self.nodes[node];
-        self.nodes[node] = Node { instance, server_id, newest, up: true, live: true, ..Node::default() };
+        let Node { instance, newest, .. } = self.nodes[node];
+        self.nodes[node] = Node { instance, newest, up: true, live: true, ..Node::default() };
     }
 
     pub(super) fn back(&mut self) {

@@ -6,7 +6,7 @@ use crate::agent::member::Member;
 use crate::agent::process::Process;
 use crate::agent::{Agent, forming, locked, logs, orders, status};
 use crate::types::boot_ms;
-use elpis_watch::{Heartbeat, Hello, Released, Report, Role, VERSION, Welcome};
+use elpis_watch::{Heartbeat, Hello, Released, Report, Role, TrafficDone, VERSION, Welcome};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -58,6 +58,13 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
             member.renew_now.notify_one();
             json(&Nothing {})
         }
+        (&Method::POST, "/v1/traffic") => {
+            let done: TrafficDone = read(body).await?;
+            speaks(done.version)?;
+            locked(&agent.registry).wanted(Role::DbGate, done.incarnation)?;
+            member(agent)?.desk.gate_obeys(done);
+            json(&Nothing {})
+        }
         (&Method::POST, "/v1/event") => {
             let report: Report = read(body).await?;
             speaks(report.version)?;
@@ -81,7 +88,7 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         (&Method::POST, "/v1/cluster/database") => {
             let (member, endpoint) = (member(agent)?, read(body).await?);
             orders::try_database(agent, &endpoint).await?;
-            orders::database(&member, endpoint).await?;
+            orders::set_database(&member, endpoint).await?;
             json(&Nothing {})
         }
         (&Method::POST, "/v1/node/drain" | "/v1/node/undrain" | "/v1/node/remove") => {

@@ -63,6 +63,8 @@ async fn feed(
 ) {
     let mut leases = member.lease.subscribe();
     let mut states = member.node.state();
+    let gate = role == Role::DbGate;
+    let mut traffic = member.desk.traffic.subscribe();
     let mut told = None;
     loop {
         let began = Instant::now();
@@ -75,8 +77,9 @@ async fn feed(
         let map = (told != Some(revision)).then_some(map);
         member.publish();
         let lease = *leases.borrow_and_update();
+        let order = traffic.borrow_and_update().clone().filter(|_| gate);
         let log = locked(&agent.logs).of(Some(role));
-        match timeout(SLOW, lines.send(Member::line(lease, map.as_deref(), log))).await {
+        match timeout(SLOW, lines.send(Member::line(lease, map.as_deref(), log, order))).await {
             Ok(Ok(())) => told = Some(revision),
             Ok(Err(_)) => return,
             Err(_) => {
@@ -89,7 +92,10 @@ async fn feed(
             () = tokio::time::sleep(SIGN_OF_LIFE) => {}
             changed = leases.changed() => if changed.is_err() { return },
             changed = states.changed() => if changed.is_err() { return },
+            changed = traffic.changed(), if gate => if changed.is_err() { return },
         }
-        tokio::time::sleep_until(began + COALESCE).await;
+        if !gate {
+            tokio::time::sleep_until(began + COALESCE).await;
+        }
     }
 }

@@ -9,6 +9,7 @@ fn request() -> Request {
         name: "n9".to_owned(),
         address: "10.0.0.9:1".to_owned(),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         wall_ms: 1_000_000,
         reasons: Vec::new(),
@@ -24,6 +25,7 @@ fn state() -> ClusterState {
         spki: "key2".into(),
         address: "10.0.0.2:1".into(),
         spool_address: "10.0.0.2:2".into(),
+        gate_address: String::new(),
         console_address: String::new(),
         version: "0.1.0".into(),
     };

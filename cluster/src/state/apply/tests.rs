@@ -7,6 +7,7 @@ fn admit(name: &str) -> Command {
         spki: format!("key-{name}"),
         address: String::new(),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         version: "1".into(),
     }
@@ -33,6 +34,7 @@ fn ids_are_log_indexes_and_a_repeated_admission_is_the_same_node() {
         spki: "other".into(),
         address: String::new(),
         spool_address: String::new(),
+        gate_address: String::new(),
         console_address: String::new(),
         version: String::new(),
     };
@@ -277,6 +279,7 @@ fn a_code_admits_one_node_and_stays_as_spent() {
             spki,
             address,
             spool_address: empty(),
+            gate_address: empty(),
             console_address: empty(),
             version: empty(),
         };

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dev {
-    /// Start the cluster of a folder (made if it is not there), with its own MariaDB
+    /// Start the cluster of a folder (made if it is not there), with its own database
     Up(Up),
     /// Stop everything
     Down,
@@ -41,6 +41,9 @@ pub(crate) struct Up {
     /// Number of nodes; a running cluster grows to it. Without: what the folder has, at first 3
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=15))]
     pub(crate) nodes: Option<u8>,
+    /// One MariaDB outside the nodes, instead of a copy on each; of a new cluster only
+    #[arg(long)]
+    pub(crate) one_database: bool,
     /// Send this machine's figures as an agent every 10 s (see `elpis dev feed`)
     #[arg(long)]
     pub(crate) feed: bool,

@@ -35,6 +35,12 @@ pub(crate) struct NodeDaemon {
     /// Address of this node's console, told to the other nodes
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) console_address: String,
+    /// Address of this node's database gate, told to the other nodes; without: this node has no copy of the database
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) gate_address: Option<String>,
+    /// Memory for the pages of this node's database, MiB; without: a quarter of the machine's
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..))]
+    pub(crate) database_memory: Option<u32>,
     /// How quickly a silent node is given up
     #[arg(long, value_enum, default_value_t = Profile::Lan)]
     pub(crate) profile: Profile,
@@ -64,6 +70,15 @@ pub(crate) struct TentacleServerOptions {
     /// Address for second copies from other nodes (mTLS)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) spool_listen: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DbGateOptions {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Address for the gates of other nodes (mTLS)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
 }
 
 #[derive(Args, Debug)]

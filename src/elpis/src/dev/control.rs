@@ -7,7 +7,7 @@ use crate::output;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time in which the supervisor stops everything: three stages of at most six seconds.
@@ -35,10 +35,14 @@ pub(crate) fn stop(layout: &Layout, node: &str) -> Result<()> {
     let begin = Instant::now();
     let files = files_of(layout, node)?;
     mark_down(layout, node)?;
-    let (agent, servers): (Vec<_>, Vec<_>) =
-        files.iter().cloned().partition(|(file, _)| file.file_stem().is_some_and(|name| name == "node"));
-    for stage in [servers, agent] {
-        signal_all(&stage, Signal::SIGTERM)?;
+    let is = |file: &Path, name: &str| file.file_stem().is_some_and(|stem| stem == name);
+    let (database, files): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|(file, _)| is(file, supervisor::MARIADBD));
+    let (agent, servers): (Vec<_>, Vec<_>) = files.into_iter().partition(|(file, _)| is(file, "node"));
+    for stage in [servers, agent, database] {
+        // An orderly end of a primary would store what nobody acknowledged.
+        let database = stage.iter().any(|(file, _)| is(file, supervisor::MARIADBD));
+        signal_all(&stage, if database { Signal::SIGKILL } else { Signal::SIGTERM })?;
         signal_all(&stage, Signal::SIGCONT)?;
         if !process::wait_gone(&stage, STOP) {
             signal_all(&stage, Signal::SIGKILL)?;
@@ -161,7 +165,8 @@ pub(crate) fn files_of(layout: &Layout, node: &str) -> Result<Vec<(PathBuf, Path
         let names: Vec<&str> = nodes.iter().map(|n| n.name.as_str()).collect();
         bail!("there is no node {node} in {}: it has {}", layout.dir.display(), names.join(", "));
     }
-    Ok(supervisor::PROCESSES.iter().map(|name| (layout.pid_file(node, name), layout.node(node))).collect())
+    let names = supervisor::PROCESSES.into_iter().chain([supervisor::MARIADBD]);
+    Ok(names.map(|name| (layout.pid_file(node, name), layout.node(node))).collect())
 }
 
 /// Signals all of them that run; returns how many.

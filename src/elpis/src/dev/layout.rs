@@ -1,6 +1,6 @@
 //! The folder of a development cluster: what lies where, and which ports its nodes have.
 //!
-//! `D/ports.json` names the nodes and their ports, `D/mariadb/` is the private database, `D/nK/` the data folder of
+//! `D/ports.json` names the nodes and their ports, `D/mariadb/` is a database outside of them, `D/nK/` the data folder of
 //! a node with `run/*.pid`, `run/*.sock` and `log/*.log`. `D/nK/down` marks a node that must not run, `D/nK/member`
 //! one that has joined.
 
@@ -27,6 +27,9 @@ pub(crate) struct Ports {
     /// A listener that takes connections and closes them: something to check.
     pub(crate) sink: u16,
     pub(crate) nodes: Vec<NodePorts>,
+    /// The nodes run the database themselves; else there is one MariaDB outside of them.
+    #[serde(default)]
+    pub(crate) managed: bool,
 }
 
 /// One node; all ports are on 127.0.0.1.
@@ -37,6 +40,9 @@ pub(crate) struct NodePorts {
     pub(crate) spool: u16,
     pub(crate) tentacle: u16,
     pub(crate) console: u16,
+    /// Database gate; 0 in a folder of before.
+    #[serde(default)]
+    pub(crate) gate: u16,
 }
 
 /// `127.0.0.1:port`.
@@ -112,6 +118,11 @@ impl Layout {
         self.path("ports.json").is_file()
     }
 
+    /// Whether the nodes run the database.
+    pub(crate) fn is_managed(&self) -> bool {
+        self.ports().is_ok_and(|ports| ports.managed)
+    }
+
     /// A path in the folder, short enough for a socket.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
@@ -160,12 +171,21 @@ impl Layout {
         Ok(ports)
     }
 
+    /// A new cluster's nodes run the database themselves, or do not.
+    pub(crate) fn choose_database(&self, managed: bool) -> Result<()> {
+        let ports = Ports { version: VERSION, managed, ..Ports::default() };
+        write_whole(&self.path("ports.json"), &serde_json::to_vec_pretty(&ports)?)
+    }
+
     /// Has ports for `count` nodes at least, keeping those that are there. Makes the nodes' folders.
     pub(crate) fn provide_ports(&self, count: usize) -> Result<Ports> {
         let mut ports = if self.is_made() { self.ports()? } else { Ports::default() };
         let before = ports.clone();
         ports.version = VERSION;
         let mut picker = Picker::new(&ports);
+        for node in ports.nodes.iter_mut().filter(|node| node.gate == 0) {
+            node.gate = picker.pick()?;
+        }
         if ports.sink == 0 {
             ports.sink = picker.pick()?;
         }
@@ -176,6 +196,7 @@ impl Layout {
                 spool: picker.pick()?,
                 tentacle: picker.pick()?,
                 console: picker.pick()?,
+                gate: picker.pick()?,
             });
         }
         for node in &ports.nodes {
@@ -227,7 +248,7 @@ impl Picker {
         let taken = ports
             .nodes
             .iter()
-            .flat_map(|n| [n.cluster, n.spool, n.tentacle, n.console])
+            .flat_map(|n| [n.cluster, n.spool, n.tentacle, n.console, n.gate])
             .chain([ports.sink])
             .collect();
         // Two folders started at once begin at different places.

@@ -36,8 +36,12 @@ pub(crate) fn log_file(layout: &Layout) -> PathBuf {
 
 /// `mysql://localhost/elpis?socket=…`
 pub(crate) fn url(layout: &Layout) -> String {
+    url_of(&socket(layout))
+}
+
+pub(crate) fn url_of(socket: &Path) -> String {
     let mut path = String::new();
-    for byte in socket(layout).as_os_str().as_encoded_bytes() {
+    for byte in socket.as_os_str().as_encoded_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
                 path.push(char::from(*byte));

@@ -12,7 +12,12 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     let mut nodes = Vec::new();
     let mut rows =
         vec![row("", "supervisor", process::find(&supervisor::pid_file(layout), &layout.path("")))];
+    let managed = layout.is_managed();
     rows.push(row("", "mariadbd", process::find(&mariadb::pid_file(layout), &mariadb::folder(layout))));
+    let outside = rows[1][2].clone();
+    if managed {
+        rows.pop();
+    }
     for node in layout.ports()?.nodes {
         let mut processes = serde_json::Map::new();
         for (file, folder) in control::files_of(layout, &node.name)? {
@@ -28,7 +33,7 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
         output::json(&json!({
             "dir": layout.dir,
             "supervisor": rows[0][2],
-            "mariadbd": rows[1][2],
+            "mariadbd": if managed { Value::Null } else { json!(outside) },
             "nodes": Value::Array(nodes),
         }));
     } else {
@@ -53,10 +58,15 @@ pub(crate) fn env(layout: &Layout) -> Result<()> {
     lines.push(("ELPIS_NODES".into(), ports.nodes.len().to_string()));
     lines.push(("ELPIS_SINK".into(), local(ports.sink).to_string()));
     lines.push(("ELPIS_ADMIN_PASSWORD_FILE".into(), layout.dir.join("admin.password").display().to_string()));
-    lines.push(("ELPIS_DATABASE_URL".into(), mariadb::url(layout)));
-    lines.push(("ELPIS_DATABASE_USER".into(), mariadb::USER.into()));
+    let (socket, user) = match layout.is_managed() {
+        // The first node's gate leads to the primary, wherever that is.
+        true => (layout.node("n1").join("run/db.sock"), elpis_cluster::agent::database::ADMIN),
+        false => (mariadb::socket(layout), mariadb::USER),
+    };
+    lines.push(("ELPIS_DATABASE_URL".into(), mariadb::url_of(&socket)));
+    lines.push(("ELPIS_DATABASE_USER".into(), user.into()));
     lines.push(("ELPIS_DATABASE_PASSWORD_FILE".into(), layout.dir.join("db.password").display().to_string()));
-    lines.push(("ELPIS_DATABASE_SOCKET".into(), mariadb::socket(layout).display().to_string()));
+    lines.push(("ELPIS_DATABASE_SOCKET".into(), socket.display().to_string()));
     for (number, node) in (1..).zip(&ports.nodes) {
         let mut line = |name: &str, value: String| lines.push((format!("ELPIS_{name}_{number}"), value));
         line("CONSOLE", local(node.console).to_string());

@@ -20,8 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Processes of a node, in start order.
-pub(crate) const PROCESSES: [&str; 5] =
-    ["node", "tentacle-server", "data-server", "network-server", "console"];
+pub(crate) const PROCESSES: [&str; 6] =
+    ["node", "db-gate", "tentacle-server", "data-server", "network-server", "console"];
+/// A node's database server, started by its node agent.
+pub(crate) const MARIADBD: &str = "mariadbd";
+/// Memory for the pages of a node's database: several nodes share a machine.
+const DATABASE_MIB: u32 = 256;
 /// How often marks and ports are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// First pause before a restart; doubled while the process keeps ending at once.
@@ -62,16 +66,10 @@ pub(crate) async fn run(layout: Layout) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     fs::write(pid_file(&layout), std::process::id().to_string())?;
     let stages = Stages::default();
-    let (program, arguments) = mariadb::command(&layout)?;
-    let database = Keeper {
-        program,
-        arguments,
-        pid_file: mariadb::pid_file(&layout),
-        log: mariadb::log_file(&layout),
-        needs: None,
-        refuses: None,
+    let mut database_task = match layout.is_managed() {
+        true => tokio::spawn(std::future::pending()),
+        false => stages.start_database(&layout)?,
     };
-    let mut database_task = stages.database.start(database);
     drop(
         stages.servers.start(Keeper {
             program: own_program()?,
@@ -104,10 +102,31 @@ pub(crate) async fn run(layout: Layout) -> Result<()> {
     stages.servers.end().await;
     stages.nodes.end().await;
     stages.database.end().await;
+    database_task.abort();
+    end_copies(&layout).await;
     let _ = fs::remove_file(pid_file(&layout));
     match ended {
         Some(Err(e)) => Err(e).context("the keeper of MariaDB failed"),
         _ => Ok(()),
+    }
+}
+
+/// The nodes' database servers, once nobody starts them any more.
+async fn end_copies(layout: &Layout) {
+    let nodes = layout.ports().map(|ports| ports.nodes).unwrap_or_default();
+    let files: Vec<_> =
+        nodes.iter().map(|node| (layout.pid_file(&node.name, MARIADBD), layout.node(&node.name))).collect();
+    for order in [Signal::SIGTERM, Signal::SIGCONT, Signal::SIGKILL] {
+        for found in files.iter().filter_map(|(file, folder)| process::find(file, folder)) {
+            if let Err(error) = process::signal(found.pid, order) {
+                tracing::warn!(%error, "cannot end a database server");
+            }
+        }
+        let begin = Instant::now();
+        let runs = || files.iter().any(|(file, folder)| process::find(file, folder).is_some());
+        while order != Signal::SIGTERM && runs() && begin.elapsed() < PATIENCE {
+            sleep(LOOK).await;
+        }
     }
 }
 
@@ -163,6 +182,18 @@ impl Stage {
 }
 
 impl Stages {
+    fn start_database(&self, layout: &Layout) -> Result<tokio::task::JoinHandle<()>> {
+        let (program, arguments) = mariadb::command(layout)?;
+        Ok(self.database.start(Keeper {
+            program,
+            arguments,
+            pid_file: mariadb::pid_file(layout),
+            log: mariadb::log_file(layout),
+            needs: None,
+            refuses: None,
+        }))
+    }
+
     fn start_node(&self, layout: &Layout, node: &NodePorts) -> Result<()> {
         let built = |name: &str| name == "node" || crate::run::BUILT.iter().any(|role| role.as_str() == name);
         for name in PROCESSES.into_iter().filter(|name| built(name)) {
@@ -199,7 +230,10 @@ fn arguments(layout: &Layout, node: &NodePorts, name: &str) -> Vec<String> {
             ("--listen", text(node.cluster)),
             ("--spool-address", text(node.spool)),
             ("--console-address", text(node.console)),
+            ("--gate-address", text(node.gate)),
+            ("--database-memory", DATABASE_MIB.to_string()),
         ],
+        "db-gate" => vec![("--socket", socket), ("--data", data), ("--listen", text(node.gate))],
         "tentacle-server" => vec![
             ("--socket", socket),
             ("--data", data),

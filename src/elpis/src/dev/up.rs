@@ -69,8 +69,13 @@ pub(crate) fn bring_up(
         control::end_orphans(layout)?;
     }
     if !running {
-        steps.say(if fresh { "making MariaDB's folder" } else { "starting what is there" });
-        mariadb::prepare(layout)?;
+        steps.say(if fresh { "making the cluster's folder" } else { "starting what is there" });
+        if fresh {
+            layout.choose_database(!options.one_database)?;
+        }
+        if !layout.is_managed() {
+            mariadb::prepare(layout)?;
+        }
     }
     let ports = layout.provide_ports(asked)?;
     if options.feed {
@@ -82,8 +87,10 @@ pub(crate) fn bring_up(
         check_ports(&ports)?;
         start_supervisor(layout)?;
     }
-    mariadb::wait_ready(layout, DATABASE)?;
-    steps.say("MariaDB is up (one server outside the nodes: its availability is not the cluster's)");
+    if !ports.managed {
+        mariadb::wait_ready(layout, DATABASE)?;
+        steps.say("MariaDB is up (one server outside the nodes: its availability is not the cluster's)");
+    }
     runtime.block_on(form(layout, &ports, steps))?;
     Ok(ports)
 }
@@ -96,6 +103,7 @@ fn check_ports(ports: &Ports) -> Result<()> {
             ("spool", node.spool),
             ("Tentacle", node.tentacle),
             ("console", node.console),
+            ("database gate", node.gate),
         ] {
             if let Err(e) = std::net::TcpListener::bind(local(port)) {
                 bail!(
@@ -139,9 +147,11 @@ fn start_supervisor(layout: &Layout) -> Result<()> {
 async fn form(layout: &Layout, ports: &Ports, steps: &Steps) -> Result<()> {
     let wanted: Vec<&NodePorts> =
         ports.nodes.iter().filter(|node| !layout.down_mark(&node.name).exists()).collect();
-    crate::operate::database::migrate(&mariadb::url(layout), mariadb::USER, layout.database_password()?)
-        .await?;
-    steps.say("the database has its schema");
+    if !ports.managed {
+        let password = layout.database_password()?;
+        crate::operate::database::migrate(&mariadb::url(layout), mariadb::USER, password).await?;
+        steps.say("the database has its schema");
+    }
     for (index, node) in wanted.iter().enumerate() {
         let state = wait_agent(layout, node).await?;
         if state == "no-cluster" {
@@ -182,10 +192,13 @@ async fn wait_agent(layout: &Layout, node: &NodePorts) -> Result<String> {
 }
 
 async fn init(layout: &Layout, node: &NodePorts) -> Result<()> {
-    let body = json!({
-        "name": "dev",
-        "database": { "url": mariadb::url(layout), "user": mariadb::USER, "password": layout.database_password()? },
-    });
+    let password = layout.database_password()?;
+    let body = if layout.is_managed() {
+        json!({ "name": "dev", "managed": { "password": password } })
+    } else {
+        let database = json!({ "url": mariadb::url(layout), "user": mariadb::USER, "password": password });
+        json!({ "name": "dev", "database": database })
+    };
     let first = Cluster::of(layout.clone(), Some(node.name.clone()));
     first.node(Method::POST, "/v1/cluster/init", Some(&body)).await?;
     Ok(())

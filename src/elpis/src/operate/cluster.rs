@@ -38,7 +38,8 @@ async fn init(cluster: &Cluster, scope: &Scope, init: Init) -> Result<()> {
         Some(to) => named(&to)?,
         None => Value::Null,
     };
-    let body = json!({ "name": init.name, "database": database });
+    let managed = if database.is_null() { json!({}) } else { Value::Null };
+    let body = json!({ "name": init.name, "database": database, "managed": managed });
     let made = cluster.node(Method::POST, "/v1/cluster/init", Some(&body)).await?;
     said(
         scope,

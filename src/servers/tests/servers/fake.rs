@@ -63,6 +63,7 @@ impl NodeAgent {
             session: 1,
             live: true,
             spool_address: String::new(),
+            gate_address: String::new(),
             spki: String::new(),
         };
         let map = Map {
@@ -76,6 +77,7 @@ impl NodeAgent {
                 password: String::new(),
                 mode: "endpoint".into(),
                 ready: true,
+                primary: 0,
             }),
             ..Map::default()
         };
@@ -88,7 +90,7 @@ impl NodeAgent {
         };
         let agent = Arc::new(NodeAgent {
             socket: dir.path().join("node.sock"),
-            frame: watch::Sender::new(Frame { version: VERSION, lease, map: Some(map), log: None }),
+            frame: watch::Sender::new(Frame { version: VERSION, lease, map: Some(map), log: None, traffic: None }),
             released: Mutex::default(),
             beats: Mutex::default(),
             incarnations: Mutex::new(40),

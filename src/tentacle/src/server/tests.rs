@@ -33,7 +33,7 @@ fn prepare(name: &str) -> Server {
     config.spool_listen = Some(spool_address);
     config.tls = Some(AgentTls { cert: folder.path().join("cert.pem"), key, ca: None });
     let node =
-        Node { name: name.into(), session: 1, live: true, spool_address: spool_address.to_string(), spki };
+        Node { name: name.into(), session: 1, live: true, spool_address: spool_address.to_string(), spki, gate_address: String::new() };
     Server { folder, address, node, config }
 }
 

@@ -1,0 +1,235 @@
+//! Copies of the primary's files for a node that has none, or one that went astray: `mariadb-backup` on one side, its
+//! stream through both nodes' gates, `mbstream` and the preparation on the other.
+
+use crate::folder::{Folder, as_user, finished, program, user_name};
+use crate::{Config, Error};
+use elpis_watch::NodeId;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Without a byte for so long a copy is given up.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Version of the stream, its first byte.
+const VERSION: u8 = 1;
+/// Last byte of a whole stream; a stream that ends without it is half.
+const WHOLE: u8 = b'W';
+const PIECE: usize = 256 * 1024;
+/// Pause after a failed try.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// Where the gate asks for a copy of this node's files.
+pub(crate) fn out_socket(node: &Path) -> PathBuf {
+    node.join("run/copy-out.sock")
+}
+
+/// Where the gate brings the primary's copy.
+pub(crate) fn in_socket(node: &Path) -> PathBuf {
+    node.join("run/copy-in.sock")
+}
+
+/// Gives copies out, one at a time.
+pub(crate) async fn serve(config: Config, folder: Folder, stop: CancellationToken) {
+    let path = out_socket(&config.data);
+    let _ = fs::remove_file(&path);
+    let listener = match UnixListener::bind(&path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, path = %path.display(), "this node gives no copies of its database");
+            return;
+        }
+    };
+    let place = Semaphore::new(1);
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(_place) = place.acquire().await else { return };
+        let begin = Instant::now();
+        match stop.run_until_cancelled(give(&config, &folder, stream)).await {
+            Some(Ok(bytes)) => {
+                tracing::info!(bytes, seconds = begin.elapsed().as_secs_f32(), "a copy of the database was given");
+            }
+            Some(Err(error)) => tracing::warn!(%error, "a copy of the database was not given"),
+            None => return,
+        }
+    }
+}
+
+async fn give(config: &Config, folder: &Folder, mut to: UnixStream) -> Result<u64, Error> {
+    let target = folder.path("tmp/backup");
+    let _ = fs::remove_dir_all(&target);
+    let errors = folder.open_log()?;
+    let mut child = Command::new(program("mariadb-backup")?)
+        .args(["--no-defaults", "--backup", "--stream=mbstream"])
+        .arg(format!("--target-dir={}", target.display()))
+        .arg(format!("--datadir={}", folder.data().display()))
+        .arg(format!("--socket={}", folder.socket().display()))
+        .arg(format!("--user={}", user_name()?))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| Error::File("cannot start mariadb-backup".to_owned(), e))?;
+    let mut from = child.stdout.take().ok_or_else(|| Error::Other("mariadb-backup has no output".to_owned()))?;
+    let broken = |e| Error::File("the copy's stream broke".to_owned(), e);
+    to.write_all(&[VERSION]).await.map_err(broken)?;
+    let (begin, mut bytes, mut piece) = (Instant::now(), 0u64, vec![0; PIECE]);
+    loop {
+        let count = within(from.read(&mut piece)).await?;
+        if count == 0 {
+            break;
+        }
+        within(to.write_all(&piece[..count])).await?;
+        bytes += count as u64;
+        // No faster than allowed: the disk and the network are the primary's first.
+        let due = Duration::from_secs_f64(bytes as f64 / config.copy_bytes_per_s.max(1) as f64);
+        sleep(due.saturating_sub(begin.elapsed())).await;
+    }
+    let status = child.wait().await.map_err(broken)?;
+    if !status.success() {
+        let log = folder.log();
+        return Err(Error::Other(format!("mariadb-backup failed ({status}); see {}", log.display())));
+    }
+    within(to.write_all(&[WHOLE])).await?;
+    within(to.shutdown()).await?;
+    Ok(bytes)
+}
+
+async fn within<T>(work: impl Future<Output = std::io::Result<T>>) -> Result<T, Error> {
+    match timeout(SILENCE, work).await {
+        Ok(done) => done.map_err(|e| Error::File("the copy's stream broke".to_owned(), e)),
+        Err(_) => Err(Error::Other(format!("the copy stood still for {} s", SILENCE.as_secs()))),
+    }
+}
+
+/// A copy that is being fetched.
+#[derive(Debug)]
+pub(crate) struct Copying {
+    task: JoinHandle<Result<String, Error>>,
+    outcome: Option<Result<String, Error>>,
+}
+
+impl Copying {
+    /// From the primary, through the gate.
+    pub(crate) fn begin(folder: &Folder, primary: NodeId) -> Copying {
+        let folder = folder.clone();
+        Copying { task: tokio::spawn(async move { fetch(&folder, primary).await }), outcome: None }
+    }
+
+    /// What came of it, once [`ended`] has resolved.
+    pub(crate) fn outcome(&mut self) -> Option<Result<String, Error>> {
+        self.outcome.take()
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Resolves when the copy under way is over; never when there is none.
+pub(crate) async fn ended(copying: &mut Option<Copying>) {
+    let Some(copying) = copying else { return std::future::pending().await };
+    let done = (&mut copying.task).await;
+    copying.outcome = Some(done.unwrap_or_else(|error| Err(Error::Other(format!("it was cut short: {error}")))));
+}
+
+async fn fetch(folder: &Folder, primary: NodeId) -> Result<String, Error> {
+    let fetched = fetch_once(folder, primary).await;
+    if fetched.is_err() {
+        // The next try begins after this one has been told.
+        sleep(AGAIN).await;
+    }
+    fetched
+}
+
+async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
+    folder.make()?;
+    let begin = Instant::now();
+    let new = folder.path("new");
+    let _ = fs::remove_dir_all(&new);
+    fs::create_dir(&new).map_err(|e| Error::File(format!("cannot make {}", new.display()), e))?;
+    let gate = folder.copy_in_socket();
+    let no_gate = |e| Error::File("the database gate of this node does not answer".to_owned(), e);
+    let mut from = UnixStream::connect(gate).await.map_err(no_gate)?;
+    let mut version = [0];
+    within(from.read_exact(&mut version)).await?;
+    if version != [VERSION] {
+        return Err(Error::Other(format!("the copy has version {}, this program knows {VERSION}", version[0])));
+    }
+    let mut child = Command::new(program("mbstream")?)
+        .args(["-x", "-C"])
+        .arg(&new)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(folder.open_log()?)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| Error::File("cannot start mbstream".to_owned(), e))?;
+    let mut to = child.stdin.take().ok_or_else(|| Error::Other("mbstream has no input".to_owned()))?;
+    let (mut bytes, mut piece, mut last) = (0u64, vec![0; PIECE], None);
+    loop {
+        let count = within(from.read(&mut piece)).await?;
+        if count == 0 {
+            break;
+        }
+        // The last byte says whether the stream is whole; it is not mbstream's.
+        if let Some(last) = last.replace(piece[count - 1]) {
+            within(to.write_all(&[last])).await?;
+        }
+        within(to.write_all(&piece[..count - 1])).await?;
+        bytes += count as u64;
+    }
+    drop(to);
+    let status = child.wait().await.map_err(|e| Error::File("mbstream".to_owned(), e))?;
+    if last != Some(WHOLE) {
+        return Err(Error::Other(format!("node {primary} ended the copy after {bytes} bytes; its log says why")));
+    }
+    if !status.success() {
+        return Err(Error::Other(format!("mbstream failed ({status}); see {}", folder.log().display())));
+    }
+    let fetched = begin.elapsed();
+    let mut prepare = Command::new(program("mariadb-backup")?);
+    prepare.args(["--no-defaults", "--prepare"]).arg(format!("--target-dir={}", new.display())).args(as_user());
+    finished("the preparation of the copy", &mut prepare).await?;
+    let position = position(&new)?;
+    fs::write(new.join(POSITION), &position)
+        .map_err(|e| Error::File("cannot write the copy's position".to_owned(), e))?;
+    folder.replace(&new)?;
+    let mib = bytes / (1 << 20);
+    Ok(format!(
+        "copied {mib} MiB from node {primary} in {:.1} s, prepared in {:.1} s, at {position}",
+        fetched.as_secs_f32(),
+        (begin.elapsed() - fetched).as_secs_f32()
+    ))
+}
+
+/// A copy's position lies beside it until its server has taken it.
+pub(crate) const POSITION: &str = "elpis.position";
+
+fn position(copy: &Path) -> Result<String, Error> {
+    let path = copy.join("xtrabackup_binlog_info");
+    let text = fs::read_to_string(&path).map_err(|e| Error::File(format!("cannot read {}", path.display()), e))?;
+    let gtid = text.split_whitespace().nth(2).unwrap_or_default().to_owned();
+    let plain = |c: char| c.is_ascii_digit() || matches!(c, '-' | ',');
+    if gtid.is_empty() || !gtid.chars().all(plain) {
+        return Err(Error::Other(format!("the copy names no position: {:?}", text.trim())));
+    }
+    Ok(gtid)
+}

@@ -1,0 +1,55 @@
+//! What the server shows.
+
+use crate::Error;
+use crate::sql::{REPLICA, SERVER, Sql, sequence, text};
+use elpis_cluster::database::Local;
+use elpis_watch::NodeId;
+
+/// 1236: the source does not have our position, or an earlier one than ours is its last.
+const DIVERGED: &str = "1236";
+
+/// What only the supervisor needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Aside {
+    /// A commit waits for its acknowledgement.
+    pub(crate) waits: bool,
+    /// The port at which the replica looks for its source.
+    pub(crate) port: u16,
+}
+
+/// Looks at a server that runs. `source`: whom it follows, when it follows somebody. `writes` and `same` are for the
+/// caller.
+pub(crate) async fn look(sql: &mut Sql, instance: u64, source: Option<NodeId>) -> Result<(Local, Aside), Error> {
+    let server = sql.ask("a look at its settings", SERVER).await?;
+    let server = server.first().ok_or_else(|| Error::Other("MariaDB shows no settings".to_owned()))?;
+    let replica = sql.ask("a look at replication", REPLICA).await?;
+    let on = |column: &str| text(server, column) == "1";
+    let applied_seq = sequence(&text(server, "slave_pos"));
+    // With log_slave_updates whatever was applied is in the binary log, unless the copy came without one.
+    let binlog_seq = sequence(&text(server, "binlog_pos")).max(applied_seq);
+    let mut local = Local {
+        up: true,
+        instance,
+        read_only: on("read_only"),
+        semi_master: on("semi_master"),
+        acks: on("semi_slave"),
+        applied_seq,
+        binlog_seq,
+        ..Local::default()
+    };
+    let mut aside = Aside { waits: text(server, "waiting").parse().is_ok_and(|count: u64| count > 0), port: 0 };
+    if let Some(replica) = replica.first() {
+        let shown = |column: &str| text(replica, column);
+        let (io, io_errno) = (shown("Slave_IO_Running"), shown("Last_IO_Errno"));
+        aside.port = shown("Master_Port").parse().unwrap_or(0);
+        local.source = source;
+        local.io = io != "No";
+        local.connected = io == "Yes";
+        local.sql = shown("Slave_SQL_Running") == "Yes";
+        local.broken = io_errno == DIVERGED || (!local.sql && shown("Last_SQL_Errno") != "0");
+        local.io_seq = sequence(&shown("Gtid_IO_Pos"));
+        let behind = shown("Seconds_Behind_Master").parse::<u64>();
+        local.lag_ms = behind.ok().filter(|_| local.connected).map(|seconds| seconds * 1000);
+    }
+    Ok((local, aside))
+}

@@ -1,0 +1,352 @@
+//! The supervisor of a node's server: looks, asks what to do next, does it, reports.
+
+mod act;
+mod task;
+
+use crate::copy::{self, Copying};
+use crate::folder::Folder;
+use crate::look::{Aside, look};
+use crate::rows::{Purpose, Rows, Written};
+use crate::server::Server;
+use crate::sql::Sql;
+use crate::{Config, Error};
+use elpis_cluster::agent::database::{Events, GateOrders, Login, Task, Told, Wires};
+use elpis_cluster::database::{Action, Local, Memory, Order, Report, supervise};
+use elpis_watch::NodeId;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// How often it looks when nothing happens, and while something is to be brought about.
+const CALM: Duration = Duration::from_millis(200);
+const BUSY: Duration = Duration::from_millis(20);
+/// Pause after a failure.
+const AGAIN: Duration = Duration::from_millis(150);
+/// The write probe's pace, and how long it may take while nothing waits for an acknowledgement.
+const PROBE: Duration = Duration::from_millis(500);
+const PROBE_LIMIT: Duration = Duration::from_millis(400);
+/// Pauses before a server is started again that did not live long.
+const STARTS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(20),
+];
+const LIVED: Duration = Duration::from_secs(30);
+
+/// Runs a node's copy of the database until the token is cancelled. The server itself goes on.
+pub async fn run(config: Config, mut wires: Wires) {
+    // Nothing happens here before the cluster runs its database itself.
+    let first = tokio::select! {
+        () = wires.stop.cancelled() => return,
+        first = wires.tasks.wait_for(Option::is_some) => first.is_ok(),
+    };
+    if !first {
+        return;
+    }
+    let (done, rows) = mpsc::unbounded_channel();
+    let folder = Folder::new(&config);
+    let socket = folder.socket();
+    if let Err(error) = folder.make() {
+        wires.events.say("database", &format!("{error}; this node has no copy of the database"));
+        return;
+    }
+    let copies = tokio::spawn(copy::serve(config.clone(), folder.clone(), wires.stop.clone()));
+    let mut supervisor = Supervisor {
+        server: Server::find(folder.clone()),
+        sql: Sql::new(socket.clone()),
+        rows: Rows::new(socket, done),
+        source: task::Source::read(&folder),
+        events: wires.events.clone(),
+        gate: wires.gate.clone(),
+        config,
+        folder,
+        local: Local::default(),
+        aside: Aside::default(),
+        known: None,
+        memory: Memory::default(),
+        turn: 0,
+        probe: Probe::default(),
+        starts: Starts::default(),
+        copying: None,
+        accounts: None,
+        cut: false,
+        complained: String::new(),
+    };
+    supervisor.work(&mut wires, rows).await;
+    copies.abort();
+}
+
+struct Supervisor {
+    config: Config,
+    folder: Folder,
+    server: Server,
+    sql: Sql,
+    rows: Rows,
+    source: task::Source,
+    events: Events,
+    gate: GateOrders,
+    local: Local,
+    aside: Aside,
+    /// The instance that has been looked at: `local` is its.
+    known: Option<u64>,
+    memory: Memory,
+    /// Grows when rows that are under way prove nothing any more.
+    turn: u64,
+    probe: Probe,
+    starts: Starts,
+    copying: Option<Copying>,
+    /// Accounts that are being made, or are there.
+    accounts: Option<Accounts>,
+    /// The way to the source is cut on purpose.
+    cut: bool,
+    /// What was complained about last.
+    complained: String,
+}
+
+/// Accounts for an instance and these logins.
+struct Accounts {
+    key: (u64, Vec<Login>, String),
+    task: JoinHandle<bool>,
+    made: bool,
+}
+
+#[derive(Default)]
+struct Probe {
+    asked: Option<Instant>,
+    answered: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Starts {
+    count: usize,
+    last: Option<Instant>,
+}
+
+impl Starts {
+    /// Whether the server may be started now.
+    fn may(&mut self) -> bool {
+        let passed = self.last.map_or(Duration::MAX, |last| last.elapsed());
+        if passed > LIVED {
+            self.count = 0;
+        }
+        if passed < STARTS[self.count.min(STARTS.len() - 1)] {
+            return false;
+        }
+        (self.count, self.last) = (self.count + 1, Some(Instant::now()));
+        true
+    }
+}
+
+impl Supervisor {
+    async fn work(&mut self, wires: &mut Wires, mut rows: mpsc::UnboundedReceiver<(u16, Written)>) {
+        loop {
+            let task = wires.tasks.borrow_and_update().clone().unwrap_or_default();
+            self.look().await;
+            let mut pause = CALM;
+            let action = self.decide(&task);
+            self.direct_traffic(&task.order);
+            self.tell(wires, &task);
+            if let Some(action) = action {
+                pause = BUSY;
+                match self.act(&action, &task).await {
+                    Ok(()) => self.complained.clear(),
+                    Err(error) => {
+                        self.complain(&action, &error);
+                        pause = AGAIN;
+                    }
+                }
+            }
+            if self.restless(&task.order) {
+                pause = pause.min(BUSY);
+            }
+            self.probe();
+            self.provide_accounts(&task.context).await;
+            tokio::select! {
+                () = wires.stop.cancelled() => return,
+                () = sleep(pause) => {}
+                changed = wires.tasks.changed() => if changed.is_err() { return },
+                () = self.server.ended() => {}
+                Some((slot, written)) = rows.recv() => self.take(slot, written),
+                () = copy::ended(&mut self.copying) => self.copied(),
+            }
+            while let Ok((slot, written)) = rows.try_recv() {
+                self.take(slot, written);
+            }
+        }
+    }
+
+    /// Brings `local` up to date as far as the server answers.
+    async fn look(&mut self) {
+        let Some(instance) = self.server.instance() else {
+            let instance = self.local.instance;
+            self.local = Local { instance, broken: !self.folder.has_copy(), ..Local::default() };
+            self.known = None;
+            self.sql.forget();
+            return;
+        };
+        if self.known.is_some_and(|known| known != instance) || self.local.instance != instance {
+            (self.known, self.local) = (None, Local { up: true, instance, ..Local::default() });
+            self.sql.forget();
+            self.rows.clear();
+            self.probe = Probe::default();
+        }
+        if let Err(error) = self.take_position().await {
+            tracing::debug!(%error, "a new copy has not taken its position yet");
+            return;
+        }
+        match look(&mut self.sql, instance, self.source.node()).await {
+            Ok((mut local, aside)) => {
+                local.writes = self.probe.good(aside.waits);
+                // The gate was restarted and listens elsewhere: its source is none that can be reached.
+                if local.source.is_some() && self.source.port() != aside.port {
+                    local.source = None;
+                }
+                local.same = local.connected && local.sql && !local.broken;
+                (self.local, self.aside, self.known) = (local, aside, Some(instance));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "MariaDB does not answer");
+                // It stands as it was last seen, and does nothing.
+                (self.local.up, self.local.writes, self.local.connected) = (true, false, false);
+            }
+        }
+    }
+
+    /// A new copy begins where it was taken.
+    async fn take_position(&mut self) -> Result<(), Error> {
+        let file = self.folder.data().join(copy::POSITION);
+        let Ok(position) = std::fs::read_to_string(&file) else { return Ok(()) };
+        let text = format!(
+            "RESET MASTER; SET GLOBAL gtid_binlog_state='{position}'; SET GLOBAL gtid_slave_pos='{position}'"
+        );
+        self.sql.run_made("a copy's position", text).await?;
+        std::fs::remove_file(&file).map_err(|e| Error::File(format!("cannot remove {}", file.display()), e))
+    }
+
+    /// What to do next. A server that has not answered yet is only killed.
+    fn decide(&mut self, task: &Task) -> Option<Action> {
+        if self.copying.is_some() {
+            return None;
+        }
+        if self.server.instance().is_some() && self.known.is_none() && task.order != Order::Kill {
+            return None;
+        }
+        let before = self.memory.instance;
+        let action = supervise(&task.order, &self.local, &mut self.memory);
+        if self.memory.instance != before {
+            self.turn += 1;
+        }
+        action
+    }
+
+    /// The gate lets statements in only while this server leads; replication is `act`'s.
+    fn direct_traffic(&mut self, order: &Order) {
+        let serve = match order {
+            Order::Lead { epoch, .. } if self.local.up && self.memory.leading == Some(*epoch) => Some(*epoch),
+            _ => None,
+        };
+        // A node agent that has just started does not know yet whether it leads: the gate goes on as it was told.
+        let undecided = matches!(order, Order::Lead { .. } | Order::Hold) && self.server.instance().is_some();
+        if undecided && serve.is_none() && self.gate.now().is_none() {
+            return;
+        }
+        let source = self.source.node().filter(|_| self.local.up && !self.cut);
+        let refuse = match order {
+            Order::Lead { .. } => self.memory.blocked.clone().unwrap_or_default(),
+            _ => Nodes::new(),
+        };
+        self.gate.set(serve, source, &refuse);
+    }
+
+    fn tell(&self, wires: &Wires, task: &Task) {
+        let same = self.memory.instance == self.local.instance;
+        let memory = if same { self.memory.clone() } else { Memory::default() };
+        let report = Report { echo: task.newest.1, local: self.local.clone(), memory };
+        wires.reports.send_replace(Some(Told { term: task.newest.0, order: task.order.clone(), report }));
+    }
+
+    /// Something is under way that is worth a look soon.
+    fn restless(&self, order: &Order) -> bool {
+        let starting = self.server.instance().is_some() && self.known.is_none();
+        let unfinished = match order {
+            Order::Freeze { epoch } => self.memory.frozen != Some(*epoch),
+            Order::Detach { epoch, .. } => self.memory.detached != Some(*epoch),
+            Order::Lead { epoch, sync, .. } => {
+                self.memory.leading != Some(*epoch) || (*sync && !self.memory.synced)
+            }
+            Order::Follow { acks, .. } => *acks && !(self.memory.whole && self.local.connected),
+            _ => false,
+        };
+        self.local.up && (starting || unfinished)
+    }
+
+    /// A row was acknowledged, or failed.
+    fn take(&mut self, slot: u16, written: Written) {
+        let Some(Written { purpose, turn, done }) = self.rows.ended(slot, written) else { return };
+        if let Err(error) = done {
+            tracing::debug!(%error, ?purpose, "a row of the supervisor");
+            return;
+        }
+        match purpose {
+            Purpose::Probe => self.probe.answered = Some(Instant::now()),
+            Purpose::Fence { epoch } if turn == self.turn => self.memory.fenced = Some(epoch),
+            Purpose::Heartbeat if turn == self.turn => {
+                self.memory.dropped = self.memory.blocked.clone().unwrap_or_default();
+                self.memory.synced = self.local.semi_master;
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks the server to write, twice a second, while it leads.
+    fn probe(&mut self) {
+        if self.memory.leading.is_none() || self.known.is_none() {
+            self.probe = Probe::default();
+            return;
+        }
+        let waits = self.probe.waits();
+        if !waits && self.probe.asked.is_none_or(|asked| asked.elapsed() >= PROBE) {
+            self.probe.asked = Some(Instant::now());
+            self.probe.answered = None;
+            if let Err(error) = self.rows.write(Purpose::Probe, 0, &[]) {
+                tracing::warn!(%error, "the write probe");
+            }
+        }
+    }
+
+    fn complain(&mut self, action: &Action, error: &Error) {
+        let text = format!("{action:?}: {error}");
+        tracing::warn!(%error, ?action, "not done");
+        if self.complained != text {
+            self.events.say("database", &text);
+            self.complained = text;
+        }
+    }
+
+    fn copied(&mut self) {
+        match self.copying.take().and_then(|mut copying| copying.outcome()) {
+            Some(Ok(said)) => self.events.say("database", &said),
+            Some(Err(error)) => self.events.say("database", &format!("the copy failed: {error}; it is tried again")),
+            None => {}
+        }
+    }
+}
+
+impl Probe {
+    fn waits(&self) -> bool {
+        self.asked.is_some() && self.answered.is_none()
+    }
+
+    /// Whether the server writes, or only waits for an acknowledgement.
+    fn good(&self, waits_for_acknowledgement: bool) -> bool {
+        let late = self.asked.is_some_and(|asked| asked.elapsed() > PROBE_LIMIT);
+        waits_for_acknowledgement || !(self.waits() && late)
+    }
+}
+
+/// Nodes as a set, for the gate.
+type Nodes = BTreeSet<NodeId>;
