@@ -8,9 +8,10 @@
 //! Not wired into the node agent yet: the simulator runs it on servers that behave as MariaDB was measured to.
 
 mod group;
+mod pace;
 mod plan;
 mod supervise;
 
-pub use group::{Entry, Group, Member, Mode, Refused};
+pub use group::{Entry, Group, Member, Mode, Moved, Refused};
 pub use plan::{Order, Plan, Planner, Reach, Report};
 pub use supervise::{Action, Local, Memory, supervise};

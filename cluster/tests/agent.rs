@@ -38,6 +38,7 @@ impl Node {
     fn with(folder: &Path, name: &str, roles: &[Role], accounts: Maker) -> Node {
         let listen = free_port();
         let config = AgentConfig {
+            database: None,
             raft: Config {
                 data_dir: folder.join(name),
                 name: name.to_owned(),

@@ -8,7 +8,7 @@ use crate::database::{Order, Report};
 use crate::state::{ClusterState, NodeState, Secret};
 use elpis_watch::{NodeId, Role, Traffic, TrafficDone};
 use futures_util::future::BoxFuture;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex};
@@ -76,7 +76,7 @@ impl Told {
     fn is_news(&self, before: &Told) -> bool {
         let still = |told: &Told| {
             let mut report = told.report.clone();
-            (report.echo, report.local.lag_ms) = (0, None);
+            report.echo = 0;
             (report.local.io_seq, report.local.applied_seq, report.local.binlog_seq) = (0, 0, 0);
             (told.term, report)
         };
@@ -138,18 +138,16 @@ pub struct GateOrders {
 
 impl GateOrders {
     /// Orders this traffic; the same as before is no new order.
-    pub fn set(&self, serve: Option<u64>, source: Option<NodeId>, refuse: &BTreeSet<NodeId>) -> u64 {
+    pub fn set(&self, wanted: &Traffic) -> u64 {
         let mut number = 0;
         self.orders.send_if_modified(|held| {
             let before = held.get_or_insert_with(Traffic::default);
-            let same = before.number > 0
-                && (before.serve, before.source) == (serve, source)
-                && before.refuse == *refuse;
+            let same = before.number > 0 && Traffic { number: before.number, ..wanted.clone() } == *before;
             number = before.number + u64::from(!same);
             if !same {
                 // A restarted node agent must not repeat a number: the gate lives on.
                 number = number.max(crate::types::boot_ms().unsigned_abs());
-                *before = Traffic { number, serve, source, refuse: refuse.clone() };
+                *before = Traffic { number, ..wanted.clone() };
             }
             !same
         });

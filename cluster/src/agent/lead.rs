@@ -152,7 +152,8 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
     let mut database = None;
     if let Some(told) = renew.database.filter(|_| grant.refused.is_empty()) {
         leading.group.heard(view.term, peer, told.report);
-        group::plan(agent, member, &view, &state, now.boot_ms);
+        let moment = group::Now { boot_ms: now.boot_ms, cluster_ms: grant.cluster_now_ms };
+        group::plan(agent, member, &view, &state, moment);
         database = leading.group.order(peer);
     }
     Renewed { grant, applied_index: view.applied_index, database }
@@ -209,7 +210,7 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
         cluster_now_ms,
         nodes,
         warnings,
-        database: member.leading.group.reports(),
+        database: member.leading.group.reports(now.boot_ms),
         accounts_error: locked(&member.accounts_error).clone(),
     })
 }
@@ -255,8 +256,11 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
         leading.telling.store(true, Ordering::SeqCst);
         propose(agent, member, view.term, Command::FailoverSeen(line), |leading| &leading.telling);
     }
-    if leading.with(member.id(), |leader| leader.granter().may_grant(&view, now.boot_ms).is_ok()) {
-        group::plan(agent, member, &view, &state, now.boot_ms);
+    let (grants, cluster_ms) = leading.with(member.id(), |leader| {
+        (leader.granter().may_grant(&view, now.boot_ms).is_ok(), leader.cluster_now_ms(&now))
+    });
+    if grants {
+        group::plan(agent, member, &view, &state, group::Now { boot_ms: now.boot_ms, cluster_ms });
     }
     transfer(agent, member, &now);
 }

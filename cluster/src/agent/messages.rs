@@ -44,6 +44,15 @@ pub struct GroupReport {
     pub report: Report,
 }
 
+/// A node's copy as the master knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupKnowledge {
+    pub report: Report,
+    /// Age of the oldest transaction that it has not applied; `None` = not known.
+    pub lag_ms: Option<u64>,
+}
+
 /// What it is to bring about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GroupOrder {
@@ -111,7 +120,7 @@ pub struct Knowledge {
     pub warnings: Vec<String>,
     /// What the supervisors of the database servers told, where the nodes run the database.
     #[serde(default)]
-    pub database: BTreeMap<NodeId, Report>,
+    pub database: BTreeMap<NodeId, GroupKnowledge>,
     /// Why database accounts are not made; empty = they are.
     #[serde(default)]
     pub accounts_error: String,

@@ -2,7 +2,7 @@
 
 use super::member::Member;
 use super::sock::No;
-use super::{Agent, accounts, database};
+use super::{Agent, accounts, database, status};
 use crate::bootstrap;
 use crate::database::Entry;
 use crate::state::{Command, MANAGED, Secret};
@@ -129,17 +129,43 @@ pub(super) async fn set_database(member: &Member, endpoint: Endpoint) -> Result<
 
 /// Drains a node, takes that back, or takes the node out.
 pub(super) async fn node(member: &Member, order: &str, target: Target) -> Result<(), No> {
-    let Some(node) = bootstrap::find(&member.state(), &target.node) else {
-        let name: String = target.node.chars().take(64).collect();
-        let why = format!("there is no node {name}; list the nodes with `elpis cluster status`");
-        return Err(No(StatusCode::NOT_FOUND, why));
-    };
+    let Some(node) = bootstrap::find(&member.state(), &target.node) else { return Err(unknown(&target)) };
+    if order == "remove" && member.state().group.as_ref().is_some_and(|group| group.primary == node) {
+        let why = "this node is the database's primary: move that first with `elpis database switchover`";
+        return Err(No(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()));
+    }
     match order {
         "drain" => bootstrap::drain(&member.node, node).await?,
         "undrain" => bootstrap::undrain(&member.node, node).await?,
         _ => bootstrap::remove(&member.node, node).await?,
     }
     Ok(())
+}
+
+/// Makes another node the database's primary.
+pub(super) async fn switchover(agent: &Agent, member: &Member, target: Target) -> Result<(), No> {
+    let no = |why: String| No(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let state = member.state();
+    let Some(to) = bootstrap::find(&state, &target.node) else { return Err(unknown(&target)) };
+    let Some(group) = &state.group else { return Err(no("the nodes of this cluster run no database".to_owned())) };
+    if group.primary == to {
+        return Err(no(format!("{} is the primary already", target.node)));
+    }
+    if !group.heirs().contains(&to) {
+        return Err(no(format!("{} does not hold every commit; `elpis cluster status` says who acknowledges", target.node)));
+    }
+    if let Some(why) = status::one_copy_of(agent, member).await {
+        return Err(no(format!("not now: {why}")));
+    }
+    let entry = Entry::FailoverStart { epoch: group.epoch + 1, prefer: Some(to) };
+    member.node.propose(Command::Database(entry)).await?;
+    audit(member, &format!("database switchover to {}", target.node)).await;
+    Ok(())
+}
+
+fn unknown(target: &Target) -> No {
+    let name: String = target.node.chars().take(64).collect();
+    No(StatusCode::NOT_FOUND, format!("there is no node {name}; list the nodes with `elpis cluster status`"))
 }
 
 async fn audit(member: &Member, what: &str) {

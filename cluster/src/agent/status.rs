@@ -4,6 +4,7 @@ use super::member::Member;
 use super::messages::{Ask, Knowledge, STATUS, VERSION};
 use super::sock::No;
 use super::{Agent, accounts, lead, locked};
+use crate::database::Moved;
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, MANAGED, NodeState};
 use crate::types::boot_ms;
@@ -71,6 +72,36 @@ pub struct NodeLine {
     /// Its wall clock minus cluster time.
     pub skew_ms: i64,
     pub program: String,
+    /// Its copy of the database, where the nodes run it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<CopyLine>,
+}
+
+/// A change of the database's primary; times in milliseconds since the master began it, `at` in Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedLine {
+    pub epoch: u64,
+    pub from: String,
+    pub to: String,
+    pub at: i64,
+    pub promoted_ms: i64,
+    pub opened_ms: i64,
+    pub reason: String,
+}
+
+/// A node's copy of the database.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyLine {
+    /// `primary`, `replica`, `joining` (it has no copy yet, or one that is not verified) or `none`.
+    pub main: String,
+    /// Age of the last transaction that it applied, while there are more; `None` = not known.
+    pub lag_ms: Option<u64>,
+    /// It may acknowledge, and counts at a failover.
+    pub in_s: bool,
+    /// It acknowledges now. Of the primary: its gate is open.
+    pub works: bool,
+    /// Sequence number of its last transaction.
+    pub position: u64,
 }
 
 /// Shards: how many there are, and how many are owned by a node that holds a live lease.
@@ -83,9 +114,22 @@ pub struct Shards {
 /// The database as the cluster names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseLine {
+    /// `endpoint` (outside the nodes); where the nodes run it `single` (one copy counts), `waiting` (more are there, but
+    /// it is not proved yet that they hold all) or `sync` (every commit is on two nodes).
     pub mode: String,
     pub url: String,
     pub epoch: u64,
+    /// Where the nodes run it: the node that leads, and those that acknowledge.
+    #[serde(default)]
+    pub primary: Option<String>,
+    #[serde(default)]
+    pub ack_set: Vec<String>,
+    /// Its primary is being replaced.
+    #[serde(default)]
+    pub failing_over: bool,
+    /// Changes of the primary, newest first.
+    #[serde(default)]
+    pub moved: Vec<MovedLine>,
     pub ready: bool,
     /// Reached over TLS: see the warning.
     pub tls: bool,
@@ -166,6 +210,7 @@ async fn ask_leader(agent: &Agent, member: &Member, view: &RaftView) -> Option<K
 fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, base: Status) -> Status {
     let holds =
         |id: NodeId| known.and_then(|known| known.nodes.get(&id)).is_some_and(|node| node.lease_ms_left > 0);
+    let of_all = known;
     let nodes: Vec<NodeLine> = state
         .members()
         .map(|(id, node)| {
@@ -189,6 +234,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
                 unfit: known.unfit,
                 skew_ms: known.skew_ms,
                 program: node.version.clone(),
+                database: of_all.and_then(|known| copy(state, known, id)),
             }
         })
         .collect();
@@ -251,10 +297,25 @@ fn database(state: &ClusterState, named: &elpis_watch::Database, known: Option<&
     let made = state.members().filter(|(id, _)| state.accounts.get(id) == Some(&named.epoch)).count();
     let (_, query) = named.url.split_once('?').unwrap_or_default();
     let told = |what: &str| query.split('&').any(|one| one.to_ascii_lowercase().starts_with(what));
+    let name = |id: &NodeId| state.nodes.get(id).map_or_else(|| id.to_string(), |node| node.name.clone());
+    let group = state.group.as_ref().filter(|_| named.mode == MANAGED);
+    let line = |moved: &Moved| MovedLine {
+        epoch: moved.epoch,
+        from: name(&moved.from),
+        to: name(&moved.to),
+        at: moved.at_ms,
+        promoted_ms: moved.promoted_ms,
+        opened_ms: moved.opened_ms,
+        reason: moved.reason.clone(),
+    };
     DatabaseLine {
-        mode: named.mode.clone(),
+        mode: group.map_or_else(|| named.mode.clone(), |group| group.mode.as_str().to_owned()),
         url: named.url.clone(),
-        epoch: named.epoch,
+        epoch: group.map_or(named.epoch, |group| group.epoch),
+        primary: group.map(|group| name(&group.primary)),
+        ack_set: group.map(|group| group.ack_set.iter().map(name).collect()).unwrap_or_default(),
+        failing_over: group.is_some_and(|group| group.failing_over),
+        moved: group.map(|group| group.moved.iter().rev().map(line).collect()).unwrap_or_default(),
         ready: named.ready,
         tls: named.mode != MANAGED && !(told("socket=") || told("ssl-mode=disabled") || told("sslmode=disabled")),
         accounts: Accounts {
@@ -263,6 +324,30 @@ fn database(state: &ClusterState, named: &elpis_watch::Database, known: Option<&
             error: known.map(|known| known.accounts_error.clone()).unwrap_or_default(),
         },
     }
+}
+
+/// PURE: a node's copy of the database; `None` = the database is elsewhere.
+fn copy(state: &ClusterState, known: &Knowledge, id: NodeId) -> Option<CopyLine> {
+    let group = state.group.as_ref()?;
+    let known = known.database.get(&id);
+    let report = known.map(|known| &known.report);
+    let local = report.map(|report| report.local.clone()).unwrap_or_default();
+    let primary = group.primary == id;
+    let main = match group.members.get(&id) {
+        _ if primary => "primary",
+        Some(member) if member.verified => "replica",
+        Some(_) => "joining",
+        None => "none",
+    };
+    let leads = report.is_some_and(|report| report.memory.leading == Some(group.epoch));
+    let acknowledges = local.up && local.connected && local.sql && local.acks && !local.broken;
+    Some(CopyLine {
+        main: main.to_owned(),
+        lag_ms: if primary { Some(0) } else { known.and_then(|known| known.lag_ms) },
+        in_s: group.ack_set.contains(&id),
+        works: if primary { leads && local.writes } else { acknowledges },
+        position: local.received(),
+    })
 }
 
 /// PURE: how many nodes, whichever they are, may die now while the rest goes on working.
@@ -280,6 +365,10 @@ fn can_lose(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>) ->
     };
     let workers = state.members().filter(working).count();
     let can = spare.min(workers.saturating_sub(1));
+    if let Some(why) = state.group.as_ref().and_then(|_| one_copy(state, known)).filter(|_| can > 0) {
+        return (0, why);
+    }
+    let can = if state.group.is_some() { can.min(1) } else { can };
     let reason = if can == spare {
         format!("{up} of {voters} voters live, {majority} are needed")
     } else {
@@ -287,6 +376,29 @@ fn can_lose(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>) ->
         format!("only {fit} can work: the others drain or are unfit")
     };
     (can, reason)
+}
+
+/// Why the database would not survive the loss of whichever node, as the master knows it.
+pub(super) async fn one_copy_of(agent: &Agent, member: &Member) -> Option<String> {
+    match ask_leader(agent, member, &member.node.raft_view()).await {
+        Some(known) => one_copy(&member.state(), &known),
+        None => Some("there is no master to ask".to_owned()),
+    }
+}
+
+/// PURE: why the database would not survive the loss of whichever node; `None` = it would.
+fn one_copy(state: &ClusterState, known: &Knowledge) -> Option<String> {
+    let group = state.group.as_ref()?;
+    let name = |id: &NodeId| state.nodes.get(id).map_or_else(|| id.to_string(), |node| node.name.clone());
+    if group.failing_over {
+        return Some(format!("the database's primary {} is being replaced", name(&group.primary)));
+    }
+    if group.heirs().is_empty() {
+        return Some(format!("only {} is sure to hold the whole database", name(&group.primary)));
+    }
+    let works = |id: &NodeId| copy(state, known, *id).is_some_and(|copy| copy.works);
+    let bad = std::iter::once(&group.primary).chain(&group.ack_set).find(|id| !works(id))?;
+    Some(format!("the copy of the database on {} does not follow or does not answer", name(bad)))
 }
 
 /// `GET /healthz`: this node is a member and knows a master.

@@ -18,6 +18,18 @@ pub enum Mode {
     Sync,
 }
 
+impl Mode {
+    /// Its word in the status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Single => "single",
+            Mode::Waiting => "waiting",
+            Mode::Sync => "sync",
+        }
+    }
+}
+
 /// A node with a copy of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -42,6 +54,27 @@ pub struct Group {
     /// Who should be the next primary, when several may.
     #[serde(default)]
     pub prefer: Option<NodeId>,
+    /// Changes of the primary, oldest first, as the masters saw them.
+    #[serde(default)]
+    pub moved: Vec<Moved>,
+}
+
+/// Most changes of the primary that are kept.
+const MAX_MOVED: usize = 32;
+
+/// A change of the primary. Milliseconds count from the moment when the master began it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The one that began.
+    pub epoch: u64,
+    pub from: NodeId,
+    pub to: NodeId,
+    /// Cluster time, Unix milliseconds.
+    pub at_ms: i64,
+    /// Until the new primary was agreed on, and until it took statements.
+    pub promoted_ms: i64,
+    pub opened_ms: i64,
+    pub reason: String,
 }
 
 /// One change of the group. Each names the epoch it was planned in: a late one is refused.
@@ -71,6 +104,8 @@ pub enum Entry {
     },
     /// The new epoch begins with this primary, at this position. The point of no return.
     Promoted { epoch: u64, primary: NodeId, base_seq: u64 },
+    /// A line of the history.
+    Moved(Moved),
 }
 
 /// Why an entry changed nothing.
@@ -97,6 +132,7 @@ impl Group {
             base_seq: 0,
             failing_over: false,
             prefer: None,
+            moved: Vec::new(),
         }
     }
 
@@ -114,6 +150,11 @@ impl Group {
     pub fn apply(&mut self, entry: &Entry) -> Result<(), Refused> {
         let member = |node: &NodeId| self.members.get(node).copied().ok_or(Refused::NotFit);
         match entry {
+            Entry::Moved(moved) => {
+                self.moved.retain(|old| old.epoch != moved.epoch);
+                self.moved.push(moved.clone());
+                self.moved.drain(..self.moved.len().saturating_sub(MAX_MOVED));
+            }
             Entry::Joined { node } => {
                 self.members.entry(*node).or_default();
             }

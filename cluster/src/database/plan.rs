@@ -1,6 +1,7 @@
 //! What the leader agrees on next, and what it asks of every supervisor.
 
 use super::group::{Entry, Group, Mode};
+use super::pace::Pace;
 use super::supervise::{Local, Memory};
 use crate::planted;
 use elpis_watch::NodeId;
@@ -15,8 +16,10 @@ const ALONE_MS: i64 = 10_000;
 const PROBE_MS: i64 = 2_000;
 /// A primary that does not open its gate for so long is replaced.
 const OPEN_MS: i64 = 5_000;
-/// A replica that has so many transactions to apply is near enough to acknowledge.
-const NEAR: u64 = 50;
+/// A replica that is behind by no more is near enough to acknowledge.
+const NEAR_MS: i64 = 1_000;
+/// One that is behind by more leaves the ack set: a failover would wait for it.
+const FAR_MS: i64 = 5_000;
 /// So long all heirs are waited for before a primary that answers becomes its own heir.
 const FREEZE_MS: i64 = 3_000;
 
@@ -28,8 +31,9 @@ pub enum Order {
     #[default]
     Hold,
     /// Be the primary of this epoch; `sync` = wait for acknowledgements. Let none of `blocked` replicate, and prove that
-    /// the others hold what one of them had acknowledged. `install`: the first copy may be made here.
-    Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId>, install: bool },
+    /// the others hold what one of them had acknowledged. `install`: the first copy may be made here. `slow_ms`: pause of a writer
+    /// at each statement, for the sake of replicas that are behind.
+    Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId>, install: bool, slow_ms: u32 },
     /// Replicate from the primary.
     Follow { primary: NodeId, acks: bool, reach: Option<Reach> },
     /// Receive nothing more, and keep all that was received.
@@ -69,6 +73,8 @@ pub struct Plan {
     pub round: u64,
     pub orders: BTreeMap<NodeId, Order>,
     pub entry: Option<Entry>,
+    /// Why, when the entry begins a failover.
+    pub why: &'static str,
 }
 
 /// The leader's memory; empty in every new term.
@@ -83,6 +89,7 @@ pub struct Planner {
     outside: BTreeMap<NodeId, u64>,
     /// The first round since which the primary is told to wait for acknowledgements.
     sync_since: Option<u64>,
+    pace: Pace,
     /// Since when something is so, and of what.
     since: BTreeMap<(NodeId, &'static str), i64>,
 }
@@ -95,6 +102,12 @@ impl Planner {
             return -1;
         }
         now_ms - *self.since.entry((node, what)).or_insert(now_ms)
+    }
+
+    /// How far a node's copy is behind; `None` = not known.
+    #[must_use]
+    pub fn lag_ms(&self, report: &Report, now_ms: i64) -> Option<u64> {
+        self.pace.lag_ms(report.local.applied_seq, now_ms).map(|lag| u64::try_from(lag).unwrap_or(0))
     }
 
     /// Looks at everything. `live` are the nodes with a session; all others have no copy to count on. `me` is the node
@@ -114,6 +127,7 @@ impl Planner {
             self.epoch_since = (epoch, self.round);
             self.since.clear();
             self.sync_since = None;
+            self.pace = Pace::default();
         }
         // Only what was seen after an order of this epoch counts.
         let current: BTreeMap<NodeId, &Report> = reports
@@ -121,7 +135,7 @@ impl Planner {
             .filter(|(node, report)| live.contains(node) && report.echo >= self.epoch_since.1)
             .map(|(node, report)| (*node, report))
             .collect();
-        let mut plan = Plan { round: self.round, orders: BTreeMap::new(), entry: None };
+        let mut plan = Plan { round: self.round, orders: BTreeMap::new(), entry: None, why: "" };
         if group.failing_over {
             self.fail_over(group, epoch, &current, me, now_ms, &mut plan);
         } else {
@@ -223,15 +237,26 @@ impl Planner {
         let dead = !live.contains(&primary) && !group.heirs().is_empty();
         // One that did not come up yet in this epoch is started by its supervisor.
         let fell = head.is_some_and(|head| !head.local.up && head.memory.fenced == Some(epoch));
-        if dead || silent || closed || fell {
+        plan.why = match () {
+            () if dead => "its node is dead",
+            () if fell => "its server ended",
+            () if silent => "it did not write",
+            () if closed => "it did not open",
+            () => "",
+        };
+        if !plan.why.is_empty() {
             entries.push(Entry::FailoverStart { epoch: epoch + 1, prefer: None });
         }
         let made = group.members.get(&primary).is_some_and(|member| member.verified);
         if !made && head.is_some_and(leads) {
             entries.push(Entry::Verified { epoch, node: primary });
         }
+        if let Some(head) = head {
+            self.pace.head(head.local.binlog_seq, now_ms);
+        }
         let mut blocked = BTreeSet::new();
         let mut acknowledging = BTreeSet::new();
+        let mut worst_ms = 0;
         let mut away = BTreeSet::new();
         for node in group.members.keys().copied().filter(|node| *node != primary) {
             let report = current.get(&node).copied();
@@ -241,23 +266,27 @@ impl Planner {
             let began = report.filter(|_| follows.is_some());
             let began = began.map(|report| (report.local.instance, report.memory.follows));
             let reach = self.reach(node, began, head);
-            let order = if local.is_some_and(|local| local.broken) && !member {
+            let astray = local.is_some_and(|local| local.broken) && !member;
+            let order = if astray && head.is_some_and(leads) {
                 Order::Rebuild { primary }
+            } else if astray {
+                Order::Hold
             } else {
                 Order::Follow { primary, acks: member, reach }
             };
             plan.orders.insert(node, order);
             let good = follows.is_some_and(|local| local.sql && !local.broken);
-            let near = head
-                .zip(local)
-                .is_some_and(|(head, local)| local.applied_seq + NEAR >= head.local.binlog_seq);
+            let lag_ms = local.and_then(|local| self.pace.lag_ms(local.applied_seq, now_ms));
+            let near = lag_ms.is_some_and(|lag| lag <= NEAR_MS);
             if member {
                 self.outside.remove(&node);
                 let acks = good && report.is_some_and(|report| report.local.acks && report.memory.whole);
                 if acks {
                     acknowledging.insert(node);
+                    worst_ms = worst_ms.max(lag_ms.unwrap_or(0));
                 }
-                if self.lasting(node, "acknowledges nothing", !acks, now_ms) >= SHRINK_MS {
+                let far = lag_ms.is_some_and(|lag| lag > FAR_MS);
+                if self.lasting(node, "acknowledges nothing", !acks, now_ms) >= SHRINK_MS || (acks && far) {
                     away.insert(node);
                 }
             } else {
@@ -280,6 +309,10 @@ impl Planner {
         if self.lasting(primary, "nobody acknowledges", alone, now_ms) >= ALONE_MS {
             entries.push(Entry::Single { epoch });
         }
+        if acknowledging.is_subset(&away) {
+            // Somebody slow is better than nobody.
+            away.retain(|node| !acknowledging.contains(node));
+        }
         if !acknowledging.is_empty() && group.ack_set.len() > 1 {
             for node in away {
                 blocked.insert(node);
@@ -288,6 +321,7 @@ impl Planner {
                 }
             }
         }
+        let slow_ms = self.pace.slow_ms(worst_ms, now_ms);
         let sync = group.mode != Mode::Single || !acknowledging.is_empty();
         self.sync_since = if sync { self.sync_since.or(Some(self.round)) } else { None };
         let proved =
@@ -295,7 +329,7 @@ impl Planner {
         if group.mode != Mode::Sync && !group.ack_set.is_empty() && proved {
             entries.push(Entry::Sync { epoch });
         }
-        plan.orders.insert(primary, Order::Lead { epoch, sync, blocked, install: !made });
+        plan.orders.insert(primary, Order::Lead { epoch, sync, blocked, install: !made, slow_ms });
         plan.entry = entries.into_iter().next();
     }
 }

@@ -34,8 +34,6 @@ pub struct Local {
     pub io_seq: u64,
     pub applied_seq: u64,
     pub binlog_seq: u64,
-    /// How old the last transaction is that was applied, while there are more; for people.
-    pub lag_ms: Option<u64>,
 }
 
 impl Local {

@@ -22,6 +22,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const VERSION: u8 = 1;
 /// Last byte of a whole stream; a stream that ends without it is half.
 const WHOLE: u8 = b'W';
+/// Time for a gate that has just been started.
+const GATE: Duration = Duration::from_secs(20);
 const PIECE: usize = 256 * 1024;
 /// Pause after a failed try.
 const AGAIN: Duration = Duration::from_secs(3);
@@ -167,7 +169,14 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
     fs::create_dir(&new).map_err(|e| Error::File(format!("cannot make {}", new.display()), e))?;
     let gate = folder.copy_in_socket();
     let no_gate = |e| Error::File("the database gate of this node does not answer".to_owned(), e);
-    let mut from = UnixStream::connect(gate).await.map_err(no_gate)?;
+    // A gate that has just been started, or that waits for the other one.
+    let mut from = loop {
+        match UnixStream::connect(&gate).await {
+            Ok(stream) => break stream,
+            Err(error) if begin.elapsed() > GATE => return Err(no_gate(error)),
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    };
     let mut version = [0];
     within(from.read_exact(&mut version)).await?;
     if version != [VERSION] {

@@ -74,7 +74,8 @@ impl Folder {
     fn settings(&self, memory_mib: u32) -> String {
         let (data, tmp) = (self.data(), self.path("tmp"));
         let redo_mib = (memory_mib / 4).clamp(48, 1024);
-        let threads = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 16));
+        // Single commits are applied by many at once: each waits for the disk.
+        let threads = std::thread::available_parallelism().map_or(8, |count| (count.get() * 4).clamp(8, 32));
         format!(
             "[mariadbd]\n\
              datadir={}\ntmpdir={}\nsocket={}\npid-file={}\n\

@@ -21,7 +21,7 @@ use elpis_cluster::identity::{Identity, IdentityError};
 use elpis_cluster::state::MANAGED;
 use elpis_cluster::tls;
 use elpis_watch::{Gate, Link, Map, NodeId};
-use relay::relay;
+use relay::{Serving, relay};
 use rustls::pki_types::ServerName;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -77,6 +77,15 @@ struct Shared {
     map: RwLock<Arc<Map>>,
     table: Table,
     places: Arc<Semaphore>,
+}
+
+impl Serving for Shared {
+    fn may(&self) -> bool {
+        self.lease.session_if_valid().is_some()
+    }
+    fn slow_ms(&self) -> u32 {
+        self.table.slow_ms()
+    }
 }
 
 /// Runs the gate until the token is cancelled.
@@ -226,12 +235,12 @@ async fn from_server(shared: Arc<Shared>, stream: UnixStream) -> std::io::Result
                 Some(place) if primary == shared.node => match shared.table.open(Kind::Serve { epoch }) {
                     Some(serving) => {
                         let server = shared.own_server().await?;
-                        return both(&serving, &place, relay(stream, server, Some(&shared.lease))).await;
+                        return both(&serving, &place, relay(stream, server, Some(&*shared))).await;
                     }
                     None => why = other("this node's server is not open yet"),
                 },
                 Some(place) => match shared.peer(primary, Ask::Statements { epoch }).await {
-                    Ok(peer) => return place.during(relay(stream, peer, None)).await,
+                    Ok(peer) => return place.during(relay(stream, peer, None::<&Shared>)).await,
                     Err(error) => why = error,
                 },
             }
@@ -257,9 +266,16 @@ async fn from_replica(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result
     stream.set_nodelay(true)?;
     let Some(source) = shared.table.source() else { return Err(other("this node's server has no source now")) };
     let Some(place) = shared.table.open(Kind::Follow { source }) else { return Ok(()) };
+    let begin = Instant::now();
     let work = async {
-        let peer = shared.peer(source, Ask::Replication).await?;
-        relay(stream, peer, None).await
+        loop {
+            match shared.peer(source, Ask::Replication).await {
+                Ok(peer) => return relay(stream, peer, None::<&Shared>).await,
+                Err(error) if begin.elapsed() > WAIT => return Err(error),
+                // MariaDB itself would wait for a second before its next try.
+                Err(_) => sleep(LOOK).await,
+            }
+        }
     };
     place.during(work).await
 }
@@ -267,7 +283,7 @@ async fn from_replica(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result
 /// This node's supervisor wants the primary's files.
 async fn from_copier(shared: Arc<Shared>, stream: UnixStream) -> std::io::Result<()> {
     let Some((primary, _)) = shared.primary() else { return Err(other("the nodes run no database")) };
-    relay(stream, shared.peer(primary, Ask::Copy).await?, None).await
+    relay(stream, shared.peer(primary, Ask::Copy).await?, None::<&Shared>).await
 }
 
 /// The gate of another node.
@@ -296,8 +312,8 @@ async fn from_peer(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream
         return wire::reply(&mut stream, Answer::Refused).await;
     };
     wire::reply(&mut stream, Answer::Welcome).await?;
-    let lease = matches!(ask, Ask::Statements { .. }).then_some(&shared.lease);
-    place.during(relay(stream, server, lease)).await
+    let serving = matches!(ask, Ask::Statements { .. }).then_some(&*shared);
+    place.during(relay(stream, server, serving)).await
 }
 
 /// The port at which MariaDB finds its source: the same again after a restart, if it is free.

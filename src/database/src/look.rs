@@ -48,8 +48,6 @@ pub(crate) async fn look(sql: &mut Sql, instance: u64, source: Option<NodeId>) -
         local.sql = shown("Slave_SQL_Running") == "Yes";
         local.broken = io_errno == DIVERGED || (!local.sql && shown("Last_SQL_Errno") != "0");
         local.io_seq = sequence(&shown("Gtid_IO_Pos"));
-        let behind = shown("Seconds_Behind_Master").parse::<u64>();
-        local.lag_ms = behind.ok().filter(|_| local.connected).map(|seconds| seconds * 1000);
     }
     Ok((local, aside))
 }

@@ -12,7 +12,7 @@ use crate::sql::Sql;
 use crate::{Config, Error};
 use elpis_cluster::agent::database::{Events, GateOrders, Login, Task, Told, Wires};
 use elpis_cluster::database::{Action, Local, Memory, Order, Report, supervise};
-use elpis_watch::NodeId;
+use elpis_watch::{NodeId, Traffic};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -255,11 +255,11 @@ impl Supervisor {
             return;
         }
         let source = self.source.node().filter(|_| self.local.up && !self.cut);
-        let refuse = match order {
-            Order::Lead { .. } => self.memory.blocked.clone().unwrap_or_default(),
-            _ => Nodes::new(),
+        let (refuse, slow_ms) = match order {
+            Order::Lead { slow_ms, .. } => (self.memory.blocked.clone().unwrap_or_default(), *slow_ms),
+            _ => (Nodes::new(), 0),
         };
-        self.gate.set(serve, source, &refuse);
+        self.gate.set(&Traffic { number: 0, serve, source, refuse, slow_ms });
     }
 
     fn tell(&self, wires: &Wires, task: &Task) {

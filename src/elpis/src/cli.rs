@@ -78,7 +78,7 @@ pub(crate) enum Command {
     /// The run ledger: which checks ran, which were missed, which ran twice
     #[command(subcommand)]
     Ledger(Ledger),
-    /// The database's schema
+    /// The database: its schema, and which node leads it
     #[command(subcommand)]
     Database(Database),
     /// Send and fetch files over Tentacle
@@ -260,6 +260,11 @@ pub(crate) enum Ledger {
 pub(crate) enum Database {
     /// Make the schema, or bring it up to this version
     Migrate(DatabaseArgs),
+    /// Make another node's copy the primary; writing stops for a moment, nothing is lost
+    Switchover {
+        /// Name or id of the node
+        node: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -51,6 +51,9 @@ async fn run(scope: &Scope, order: Order) -> Result<ExitCode> {
         Order::Event(order) => monitor::event(&Cluster::find(scope)?, scope, order).await?,
         Order::Ledger(order) => return monitor::ledger(&Cluster::find(scope)?, scope, order).await,
         Order::Database(cli::Database::Migrate(to)) => database::order(&to, scope.json).await?,
+        Order::Database(cli::Database::Switchover { node }) => {
+            cluster::switchover(&Cluster::find(scope)?, scope, &node).await?;
+        }
         Order::TentacleClient(order) => tentacle::run(order).await?,
         Order::SupportBundle(options) => crate::bundle::make(scope, &options).await?,
     }

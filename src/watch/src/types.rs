@@ -95,6 +95,9 @@ pub struct Traffic {
     pub source: Option<NodeId>,
     /// Nodes that may not replicate from this node's server; what they have open is cut.
     pub refuse: std::collections::BTreeSet<NodeId>,
+    /// Pause before each statement that this node's server takes, milliseconds: replicas are behind.
+    #[serde(default)]
+    pub slow_ms: u32,
 }
 
 /// `POST /v1/traffic`: the gate lets through what this order says, and nothing else any more.

@@ -31,7 +31,6 @@ impl Sim {
             io_seq: server.io_pos(),
             applied_seq: server.slave_pos(),
             binlog_seq: server.binlog_pos().map_or(0, |event| event.seq),
-            lag_ms: None,
         }
     }
 

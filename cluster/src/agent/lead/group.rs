@@ -2,9 +2,9 @@
 
 use super::propose;
 use crate::agent::member::Member;
-use crate::agent::messages::{GroupOrder, POKE};
+use crate::agent::messages::{GroupKnowledge, GroupOrder, POKE};
 use crate::agent::{Agent, locked};
-use crate::database::{Entry, Order, Planner, Report};
+use crate::database::{Entry, Group, Moved, Order, Planner, Report};
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, Command, NodeState};
 use elpis_watch::NodeId;
@@ -32,9 +32,15 @@ struct Inner {
     reports: BTreeMap<NodeId, Report>,
     round: u64,
     orders: BTreeMap<NodeId, Order>,
-    /// When the failover under way was first seen, `CLOCK_BOOTTIME`; and the epoch whose opening is awaited.
-    began: Option<i64>,
-    awaited: Option<u64>,
+    /// A change of the primary under way, as this master saw it.
+    moving: Option<Moving>,
+}
+
+#[derive(Clone, Debug)]
+struct Moving {
+    began_boot_ms: i64,
+    line: Moved,
+    promoted: bool,
 }
 
 impl Standing {
@@ -43,9 +49,14 @@ impl Standing {
         *locked(&self.inner) = Inner::default();
     }
 
-    /// What the supervisors told last.
-    pub(super) fn reports(&self) -> BTreeMap<NodeId, Report> {
-        locked(&self.inner).reports.clone()
+    /// What the supervisors told last, and how far each copy is behind.
+    pub(super) fn reports(&self, now_ms: i64) -> BTreeMap<NodeId, GroupKnowledge> {
+        let inner = locked(&self.inner);
+        let know = |report: &Report| GroupKnowledge {
+            lag_ms: inner.planner.lag_ms(report, now_ms),
+            report: report.clone(),
+        };
+        inner.reports.iter().map(|(node, report)| (*node, know(report))).collect()
     }
 
     /// Takes a node's report.
@@ -71,11 +82,19 @@ impl Inner {
     }
 }
 
+/// The moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) boot_ms: i64,
+    /// Cluster time, Unix milliseconds.
+    pub(super) cluster_ms: i64,
+}
+
 /// Plans with what is known now; nodes with another order than before are told at once.
-pub(super) fn plan(agent: &Arc<Agent>, member: &Arc<Member>, view: &RaftView, state: &ClusterState, now_ms: i64) {
+pub(super) fn plan(agent: &Arc<Agent>, member: &Arc<Member>, view: &RaftView, state: &ClusterState, now: Now) {
     let Some(group) = &state.group else { return };
     let standing = &member.leading.group;
-    let (entry, changed, said) = {
+    let (entry, changed, said, plan_why) = {
         let mut inner = locked(&standing.inner);
         inner.in_term(view.term);
         let live: BTreeSet<NodeId> =
@@ -83,27 +102,37 @@ pub(super) fn plan(agent: &Arc<Agent>, member: &Arc<Member>, view: &RaftView, st
         inner.reports.retain(|node, _| live.contains(node));
         let gone = |node| state.nodes.get(&node).is_none_or(|node| node.state == NodeState::Removed);
         let Inner { planner, reports, .. } = &mut *inner;
-        let plan = planner.plan(group, &live, reports, member.id(), gone, now_ms);
+        let plan = planner.plan(group, &live, reports, member.id(), gone, now.boot_ms);
         let differs = |(node, order): &(&NodeId, &Order)| {
             inner.orders.get(node).is_none_or(|before| discriminant(before) != discriminant(*order))
         };
         let changed: Vec<NodeId> = plan.orders.iter().filter(differs).map(|(node, _)| *node).collect();
         (inner.round, inner.orders) = (plan.round, plan.orders);
-        let said = inner.follow_failover(group, now_ms);
-        (plan.entry, changed, said)
+        let said = inner.follow_move(group, plan.why, now);
+        (plan.entry, changed, said, plan.why)
     };
     let name = |node: NodeId| state.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.clone());
-    match said {
+    let said = match said {
         Some(Said::Began) => {
-            let text = format!("{} is to be replaced as primary of the database (epoch {})", name(group.primary), group.epoch);
+            let why = if plan_why.is_empty() { "it was ordered" } else { plan_why };
+            let text = format!("{} is to be replaced as the database's primary: {why}", name(group.primary));
             agent.note(None, "database", &text);
+            None
         }
-        Some(Said::Opened(ms)) => {
-            let text = format!("{} is primary of the database, epoch {}, writing again {ms} ms after the failover began", name(group.primary), group.epoch);
+        Some(Said::Opened(line)) => {
+            let text = format!(
+                "{} is the database's primary, epoch {}: agreed on after {} ms, open after {} ms",
+                name(line.to),
+                line.epoch,
+                line.promoted_ms,
+                line.opened_ms
+            );
             agent.note(None, "database", &text);
+            Some(Entry::Moved(line))
         }
-        None => {}
-    }
+        None => None,
+    };
+    let entry = said.or(entry);
     for node in changed {
         poke(agent, member, node);
     }
@@ -120,24 +149,40 @@ pub(super) fn plan(agent: &Arc<Agent>, member: &Arc<Member>, view: &RaftView, st
 
 enum Said {
     Began,
-    Opened(i64),
+    Opened(Moved),
 }
 
 impl Inner {
-    /// What of a failover an operator should hear of.
-    fn follow_failover(&mut self, group: &crate::database::Group, now_ms: i64) -> Option<Said> {
-        if group.failing_over {
-            let new = self.began.is_none();
-            self.began.get_or_insert(now_ms);
-            self.awaited = Some(group.epoch + 1);
-            return new.then_some(Said::Began);
+    /// What of a change of the primary an operator should hear of, and what is kept.
+    fn follow_move(&mut self, group: &Group, why: &str, now: Now) -> Option<Said> {
+        let begins = (!why.is_empty() || group.failing_over) && self.moving.is_none();
+        if begins {
+            let reason = if why.is_empty() { "it was ordered" } else { why };
+            let line = Moved {
+                epoch: group.epoch + 1,
+                from: group.primary,
+                at_ms: now.cluster_ms,
+                reason: reason.to_owned(),
+                ..Moved::default()
+            };
+            self.moving = Some(Moving { began_boot_ms: now.boot_ms, line, promoted: false });
+            return Some(Said::Began);
         }
-        let opened = self.reports.get(&group.primary).is_some_and(|report| report.memory.leading == Some(group.epoch));
-        if self.awaited.is_some_and(|epoch| group.epoch >= epoch) && opened {
-            self.awaited = None;
-            return self.began.take().map(|began| Said::Opened(now_ms - began));
+        let moving = self.moving.as_mut()?;
+        if group.failing_over || group.epoch < moving.line.epoch {
+            return None;
         }
-        None
+        let passed = now.boot_ms - moving.began_boot_ms;
+        if !moving.promoted {
+            (moving.promoted, moving.line.promoted_ms, moving.line.to) = (true, passed, group.primary);
+        }
+        let opened = |report: &Report| report.memory.leading == Some(group.epoch);
+        if !self.reports.get(&group.primary).is_some_and(opened) {
+            return None;
+        }
+        let mut line = self.moving.take()?.line;
+        (line.epoch, line.opened_ms) = (group.epoch, passed);
+        Some(Said::Opened(line))
     }
 }
 

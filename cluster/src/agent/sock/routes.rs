@@ -91,6 +91,10 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
             orders::set_database(&member, endpoint).await?;
             json(&Nothing {})
         }
+        (&Method::POST, "/v1/database/switchover") => {
+            orders::switchover(agent, &*member(agent)?, read(body).await?).await?;
+            json(&Nothing {})
+        }
         (&Method::POST, "/v1/node/drain" | "/v1/node/undrain" | "/v1/node/remove") => {
             let order = path.rsplit('/').next().unwrap_or_default();
             orders::node(&*member(agent)?, order, read(body).await?).await?;

@@ -58,6 +58,7 @@ impl World {
             password: String::new(),
             mode: "endpoint".into(),
             ready: true,
+            primary: 0,
         };
         let map = Map { revision: 1, database: Some(database), ..Map::default() };
         let status = Arc::new(Mutex::new(healthy()));

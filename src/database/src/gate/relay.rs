@@ -1,6 +1,5 @@
 //! Bytes to and fro.
 
-use elpis_watch::Gate;
 use std::io::Result;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
@@ -10,25 +9,45 @@ const PIECE: usize = 32 * 1024;
 /// How often a lease that is over is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Carries bytes until one side ends. With a lease, what the client says goes on only while it is valid: a node that was
+/// What the client says is for this node's server.
+pub(super) trait Serving {
+    /// The node holds its lease.
+    fn may(&self) -> bool;
+    /// Pause before each piece, milliseconds.
+    fn slow_ms(&self) -> u32;
+}
+
+/// Nothing to ask.
+struct Free;
+
+impl Serving for Free {
+    fn may(&self) -> bool {
+        true
+    }
+    fn slow_ms(&self) -> u32 {
+        0
+    }
+}
+
+/// Carries bytes until one side ends. To this node's server, what the client says goes on only while it is valid: a node that was
 /// cut off keeps it until it is back, or the epoch moves and the connection is cut.
 pub(super) async fn relay(
     client: impl AsyncRead + AsyncWrite + Unpin,
     server: impl AsyncRead + AsyncWrite + Unpin,
-    lease: Option<&Gate>,
+    serving: Option<&impl Serving>,
 ) -> Result<()> {
     let (client_read, client_write) = split(client);
     let (server_read, server_write) = split(server);
     tokio::select! {
-        done = carry(client_read, server_write, lease) => done,
-        done = carry(server_read, client_write, None) => done,
+        done = carry(client_read, server_write, serving) => done,
+        done = carry(server_read, client_write, None::<&Free>) => done,
     }
 }
 
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    lease: Option<&Gate>,
+    serving: Option<&impl Serving>,
 ) -> Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
@@ -37,8 +56,11 @@ async fn carry(
             // What is written is on its way before the end is.
             return to.shutdown().await;
         }
-        while lease.is_some_and(|lease| lease.session_if_valid().is_none()) {
-            sleep(LOOK).await;
+        if let Some(serving) = serving {
+            sleep(Duration::from_millis(serving.slow_ms().into())).await;
+            while !serving.may() {
+                sleep(LOOK).await;
+            }
         }
         to.write_all(&piece[..count]).await?;
         to.flush().await?;
@@ -48,9 +70,18 @@ async fn carry(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elpis_watch::{Lease, boottime_ms};
+    use elpis_watch::{Gate, Lease, boottime_ms};
     use tokio::io::duplex;
     use tokio::time::timeout;
+
+    impl Serving for Gate {
+        fn may(&self) -> bool {
+            self.session_if_valid().is_some()
+        }
+        fn slow_ms(&self) -> u32 {
+            0
+        }
+    }
 
     #[tokio::test]
     async fn what_a_client_says_waits_for_the_lease() {

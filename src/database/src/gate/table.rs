@@ -89,6 +89,11 @@ impl Table {
         Some(Place { table: self, number, cut })
     }
 
+    /// Pause of a statement, milliseconds.
+    pub(super) fn slow_ms(&self) -> u32 {
+        self.lock().traffic.slow_ms
+    }
+
     /// Whom this node's server may follow.
     pub(super) fn source(&self) -> Option<NodeId> {
         self.lock().traffic.source
@@ -161,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_allowed() {
-        let traffic = Traffic { number: 1, serve: None, source: Some(2), refuse: [3].into() };
+        let traffic = Traffic { number: 1, serve: None, source: Some(2), refuse: [3].into(), slow_ms: 0 };
         assert!(permits(Kind::Follow { source: 2 }, &traffic, 0) && !permits(Kind::Follow { source: 4 }, &traffic, 0));
         assert!(permits(Kind::Feed { node: 2 }, &traffic, 0) && !permits(Kind::Feed { node: 3 }, &traffic, 0));
         assert!(permits(Kind::Reach { epoch: 5 }, &traffic, 5) && !permits(Kind::Reach { epoch: 5 }, &traffic, 6));

@@ -10,7 +10,7 @@ use crate::sql::{
 use crate::Error;
 use elpis_cluster::agent::database::{Context, Login, Task};
 use elpis_cluster::database::Action;
-use elpis_watch::NodeId;
+use elpis_watch::{NodeId, Traffic};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,8 +96,8 @@ impl Supervisor {
     /// Tells the gate from whom this server may replicate and who may not from it; statements are
     /// [`direct_traffic`](Supervisor::direct_traffic)'s.
     fn order_gate(&self, source: Option<NodeId>, refuse: &Nodes) -> u64 {
-        let serve = self.gate.now().and_then(|now| now.serve);
-        self.gate.set(serve, source, refuse)
+        let now = self.gate.now().unwrap_or_default();
+        self.gate.set(&Traffic { source, refuse: refuse.clone(), ..now })
     }
 
     /// Opens the way to a source; the answer is the port at which it is reached.

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Time for MariaDB, for a node agent, for the whole cluster to be ready.
 const DATABASE: Duration = Duration::from_secs(30);
 const AGENT: Duration = Duration::from_secs(20);
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(120);
 
 /// Lines with the seconds since the begin.
 pub(crate) struct Steps {
@@ -264,11 +264,24 @@ fn missing(status: &Value, wanted: &[&NodePorts]) -> Option<String> {
     if owned != total || owned.is_none() {
         return Some(format!("{} of {} shards have an owner", owned.unwrap_or(0), total.unwrap_or(0)));
     }
+    let database = &status["database"];
+    if database["ready"] != true {
+        return Some("the database has no schema yet".into());
+    }
     let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+    if !database["primary"].is_null() && wanted.len() > 1 && database["mode"] != "sync" {
+        return Some("no second copy of the database yet".into());
+    }
     for node in wanted {
         let Some(seen) = nodes.iter().find(|n| n["name"] == node.name.as_str()) else {
             return Some(format!("{} is not in the cluster yet", node.name));
         };
+        // A primary and two that acknowledge: what comes beyond may take its time.
+        let copies = seen["database"]["in_s"] == true || seen["database"]["main"] == "primary";
+        let enough = database["ack_set"].as_array().is_some_and(|set| set.len() >= 2);
+        if seen["database"].is_object() && !copies && !enough {
+            return Some(format!("{} has no whole copy of the database yet", node.name));
+        }
         for (service, state) in seen["services"].as_object().into_iter().flatten() {
             if state != "up" {
                 return Some(format!(

@@ -129,6 +129,13 @@ pub(super) async fn node(cluster: &Cluster, scope: &Scope, order: NodeOrder) -> 
     Ok(())
 }
 
+/// Orders it; the change itself shows in the status.
+pub(super) async fn switchover(cluster: &Cluster, scope: &Scope, node: &str) -> Result<()> {
+    let done = cluster.node(Method::POST, "/v1/database/switchover", Some(&json!({ "node": node }))).await?;
+    said(scope, &done, &format!("{node} becomes the database's primary; `elpis cluster status` shows when"));
+    Ok(())
+}
+
 async fn log_level(cluster: &Cluster, scope: &Scope, order: LogLevel) -> Result<()> {
     if let Some(level) = order.level.as_deref().filter(|level| *level != "default") {
         elpis_watch::log::check(level).map_err(anyhow::Error::msg)?;

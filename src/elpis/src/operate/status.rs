@@ -59,18 +59,50 @@ pub(super) fn text(seen: &Value) -> String {
         let (made, wanted) = (cell(accounts, "made"), cell(accounts, "wanted"));
         text.push_str(&format!("{made} of {wanted} database accounts made\n"));
     }
+    text.push_str(&database(&seen["database"]));
     text.push('\n');
     text.push_str(&nodes(seen));
     for warning in seen["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         text.push_str(&format!("\nwarning: {}", safe(warning)));
     }
     text.push_str(&failovers(seen));
+    text.push_str(&moved(&seen["database"]["moved"]));
     text
+}
+
+/// The database that the nodes run, in a line.
+fn database(database: &Value) -> String {
+    if !database["primary"].is_string() {
+        return String::new();
+    }
+    let set: Vec<String> =
+        database["ack_set"].as_array().into_iter().flatten().filter_map(Value::as_str).map(safe).collect();
+    let mode = match database["mode"].as_str() {
+        _ if database["failing_over"] == true => "its primary is being replaced".to_owned(),
+        Some("single") => "ONE COPY: its loss is a loss of data; add a node".to_owned(),
+        Some("waiting") => format!("{} follow, not proved yet that they hold all", set.join(", ")),
+        _ => format!("every commit is also on one of {}", set.join(", ")),
+    };
+    format!("database: primary {}, epoch {}; {mode}\n", cell(database, "primary"), cell(database, "epoch"))
+}
+
+fn moved(moved: &Value) -> String {
+    let all = moved.as_array().cloned().unwrap_or_default();
+    if all.is_empty() {
+        return String::new();
+    }
+    let row = |line: &Value| {
+        let of = |field: &str| cell(line, field);
+        vec![of("from"), of("to"), time::show_ms(when(line)), of("epoch"), of("promoted_ms"), of("opened_ms"), of("reason")]
+    };
+    let rows: Vec<Vec<String>> = all.iter().take(NEWEST).map(row).collect();
+    let head = ["primary before", "after", "at", "epoch", "agreed ms", "open ms", "why"];
+    format!("\n{}", output::table(&head, &rows, ""))
 }
 
 fn nodes(seen: &Value) -> String {
     let rows: Vec<Vec<String>> = seen["nodes"].as_array().into_iter().flatten().map(node).collect();
-    let head = ["name", "id", "state", "voter", "session", "shards", "lease", "address", "services"];
+    let head = ["name", "id", "state", "voter", "session", "shards", "lease", "address", "database", "services"];
     output::table(&head, &rows, "no nodes")
 }
 
@@ -99,8 +131,23 @@ fn node(node: &Value) -> Vec<String> {
         cell(node, "shards"),
         lease,
         cell(node, "address"),
+        copy(&node["database"]),
         services,
     ]
+}
+
+/// A node's copy of the database.
+fn copy(copy: &Value) -> String {
+    let Some(main) = copy["main"].as_str() else { return "-".to_owned() };
+    let works = copy["works"] == true;
+    let lag = copy["lag_ms"].as_u64().filter(|ms| *ms > 0).map(|ms| format!(", {} s behind", ms / 1000));
+    match main {
+        "primary" if works => "primary".to_owned(),
+        "primary" => "primary, closed".to_owned(),
+        "replica" if copy["in_s"] == true && works => format!("replica, acknowledges{}", lag.unwrap_or_default()),
+        "replica" if copy["in_s"] == true => "replica, does not acknowledge".to_owned(),
+        other => format!("{}{}", safe(other), lag.unwrap_or_default()),
+    }
 }
 
 fn failovers(seen: &Value) -> String {
