@@ -207,8 +207,10 @@ async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<()
         locked(&member.accounts_error).clear();
         return Ok(());
     };
-    let todo = todo(&state, database.epoch, all);
-    // The nodes' own database gets its schema from whoever leads with a newer program.
+    // In the nodes' own database nobody else drops accounts. What changes accounts there is no transaction: a server
+    // that dies with it at the end of its log cannot cut off what nobody acknowledged, and needs a new copy.
+    let todo = todo(&state, database.epoch, all && database.mode != MANAGED);
+    // It gets its schema from whoever leads with a newer program.
     let migrate = database.mode == MANAGED && (all || !database.ready);
     if todo.is_empty() && !migrate {
         locked(&member.accounts_error).clear();

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A member of the ack set that does not acknowledge for so long leaves it.
 const SHRINK_MS: i64 = 5_000;
-/// Before a group without any acknowledging member goes on alone.
+/// Before a primary whose ackers are all gone goes on alone; with one acker there is nothing better to wait for.
 const ALONE_MS: i64 = 10_000;
+const ALONE_OF_TWO_MS: i64 = 5_000;
 /// The write probe of a primary fails for so long before it is replaced.
 const PROBE_MS: i64 = 2_000;
 /// A primary that does not open its gate for so long is replaced.
@@ -290,6 +291,8 @@ impl Planner {
                     away.insert(node);
                 }
             } else {
+                // It begins anew when it comes back.
+                self.lasting(node, "acknowledges nothing", false, now_ms);
                 // Until it is known to acknowledge nothing it is kept away.
                 let since = *self.outside.entry(node).or_insert(self.round);
                 if report.is_none_or(|report| report.echo < since || report.local.acks) {
@@ -306,7 +309,8 @@ impl Planner {
             }
         }
         let alone = !group.ack_set.is_empty() && acknowledging.is_empty() && head.is_some();
-        if self.lasting(primary, "nobody acknowledges", alone, now_ms) >= ALONE_MS {
+        let patience = if group.members.len() <= 2 { ALONE_OF_TWO_MS } else { ALONE_MS };
+        if self.lasting(primary, "nobody acknowledges", alone, now_ms) >= patience {
             entries.push(Entry::Single { epoch });
         }
         if acknowledging.is_subset(&away) {

@@ -26,7 +26,8 @@ pub struct Local {
     pub connected: bool,
     /// It acknowledges, or would when connected.
     pub acks: bool,
-    /// Replication stopped by itself: its rows are not the primary's. While the server is down: there is no copy at all.
+    /// Replication stopped by itself: its rows are not the primary's. While the server is down: there is no copy, or one
+    /// with which it does not start as a replica.
     pub broken: bool,
     /// Its rows were compared with the primary's and are the same.
     pub same: bool,

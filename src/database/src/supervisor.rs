@@ -1,7 +1,7 @@
 //! The supervisor of a node's server: looks, asks what to do next, does it, reports.
 
 mod act;
-mod task;
+mod kept;
 
 use crate::copy::{self, Copying};
 use crate::folder::Folder;
@@ -35,6 +35,8 @@ const STARTS: [Duration; 5] = [
     Duration::from_secs(5),
     Duration::from_secs(20),
 ];
+/// A copy with which the server did not start so often is no good: what nobody acknowledged cannot always be cut off.
+const IN_VAIN: u32 = 4;
 const LIVED: Duration = Duration::from_secs(30);
 
 /// Runs a node's copy of the database until the token is cancelled. The server itself goes on.
@@ -59,7 +61,9 @@ pub async fn run(config: Config, mut wires: Wires) {
         server: Server::find(folder.clone()),
         sql: Sql::new(socket.clone()),
         rows: Rows::new(socket, done),
-        source: task::Source::read(&folder),
+        source: kept::Source::read(&folder),
+        kept: kept::Kept::new(&folder),
+        memory: kept::Kept::read(&folder),
         events: wires.events.clone(),
         gate: wires.gate.clone(),
         config,
@@ -67,7 +71,6 @@ pub async fn run(config: Config, mut wires: Wires) {
         local: Local::default(),
         aside: Aside::default(),
         known: None,
-        memory: Memory::default(),
         turn: 0,
         probe: Probe::default(),
         starts: Starts::default(),
@@ -86,7 +89,8 @@ struct Supervisor {
     server: Server,
     sql: Sql,
     rows: Rows,
-    source: task::Source,
+    source: kept::Source,
+    kept: kept::Kept,
     events: Events,
     gate: GateOrders,
     local: Local,
@@ -124,11 +128,13 @@ struct Probe {
 struct Starts {
     count: usize,
     last: Option<Instant>,
+    /// Starts as a replica, one after the other, of which none came to answer.
+    in_vain: u32,
 }
 
 impl Starts {
     /// Whether the server may be started now.
-    fn may(&mut self) -> bool {
+    fn may(&mut self, as_replica: bool) -> bool {
         let passed = self.last.map_or(Duration::MAX, |last| last.elapsed());
         if passed > LIVED {
             self.count = 0;
@@ -137,6 +143,7 @@ impl Starts {
             return false;
         }
         (self.count, self.last) = (self.count + 1, Some(Instant::now()));
+        self.in_vain += u32::from(as_replica);
         true
     }
 }
@@ -183,7 +190,8 @@ impl Supervisor {
     async fn look(&mut self) {
         let Some(instance) = self.server.instance() else {
             let instance = self.local.instance;
-            self.local = Local { instance, broken: !self.folder.has_copy(), ..Local::default() };
+            let broken = !self.folder.has_copy() || self.starts.in_vain >= IN_VAIN;
+            self.local = Local { instance, broken, ..Local::default() };
             self.known = None;
             self.sql.forget();
             return;
@@ -207,6 +215,7 @@ impl Supervisor {
                 }
                 local.same = local.connected && local.sql && !local.broken;
                 (self.local, self.aside, self.known) = (local, aside, Some(instance));
+                self.starts.in_vain = 0;
             }
             Err(error) => {
                 tracing::debug!(%error, "MariaDB does not answer");
@@ -237,6 +246,12 @@ impl Supervisor {
         }
         let before = self.memory.instance;
         let action = supervise(&task.order, &self.local, &mut self.memory);
+        if let Some(Action::Start { master }) = action
+            && !self.starts.may(!master)
+        {
+            return None;
+        }
+        self.kept.keep(&self.memory);
         if self.memory.instance != before {
             self.turn += 1;
         }

@@ -57,7 +57,11 @@ async fn carry(
             return to.shutdown().await;
         }
         if let Some(serving) = serving {
-            sleep(Duration::from_millis(serving.slow_ms().into())).await;
+            let slow_ms = serving.slow_ms();
+            // Even the shortest sleep is a millisecond.
+            if slow_ms > 0 {
+                sleep(Duration::from_millis(slow_ms.into())).await;
+            }
             while !serving.may() {
                 sleep(LOOK).await;
             }

@@ -1,6 +1,6 @@
 //! What is done.
 
-use super::{Nodes, Supervisor};
+use super::{Nodes, Starts, Supervisor};
 use crate::copy::Copying;
 use crate::rows::Purpose;
 use crate::sql::{
@@ -31,10 +31,7 @@ impl Supervisor {
                 self.folder.install().await
             }
             Action::Start { master } => {
-                if self.starts.may() {
-                    self.server.start(&self.config, *master, replica_id(task.context.node))?;
-                }
-                Ok(())
+                self.server.start(&self.config, *master, replica_id(task.context.node))
             }
             Action::Kill => {
                 self.server.kill().await;
@@ -86,6 +83,7 @@ impl Supervisor {
             Action::Rebuild { primary } => {
                 self.server.kill().await;
                 self.source.set(None)?;
+                self.starts = Starts::default();
                 self.copying = Some(Copying::begin(&self.folder, *primary));
                 self.events.say("database", "a new copy of the database is fetched from the primary");
                 Ok(())
