@@ -1,4 +1,4 @@
-.PHONY: setup build run clean-run demo test bench proof fuzz sim mutants help
+.PHONY: setup build run clean-run demo test bench proof faults-db fuzz sim mutants help
 DIR ?= .elpis-dev
 # Plain words for each target: `make help`.
 help:
@@ -10,6 +10,7 @@ help:
 	@echo "make test   set up, then run every test: formatting, spelling, clippy, docs, unit, loopback"
 	@echo "make bench  values and results stored in a second, memory, against their bars (9 min; ARGS=--help)"
 	@echo "make proof  measures failover, moves, stalls, a third node and files against their bars (50 min; ARGS=--help)"
+	@echo "make faults-db  faults of the nodes' own database, many times, against their bars (60 min; ARGS=--help)"
 	@echo "make sim    20,000 seeds of the cluster simulator (SEEDS=20000)"
 	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"
 	@echo "make fuzz   5 minutes each of agent-file parser and Tentacle session, coverage-guided (SECONDS_EACH=300)"
@@ -33,6 +34,9 @@ bench: setup
 proof: setup
 	cargo build --release -p elpis -p elpis-system-tests --bins --example proof
 	@TZ=UTC target/release/examples/proof $(ARGS)
+faults-db: setup
+	cargo build --release -p elpis -p elpis-system-tests --bins --example faults_db
+	@TZ=UTC target/release/examples/faults_db $(ARGS)
 fuzz: setup
 	@scripts/fuzz
 sim: setup

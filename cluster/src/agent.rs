@@ -31,7 +31,7 @@ mod status;
 
 use forming::Joining;
 pub use forming::{JoinStatus, Step};
-pub use status::{CopyLine, DatabaseLine, MovedLine, EventLine, Failed, NodeLine, Shards, Status};
+pub use status::{CopyLine, DatabaseLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status};
 
 use crate::identity::{Identity, IdentityError};
 use crate::raft_node::{self, NodeError, RaftNode};

@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use world::World;
 
 #[derive(Parser, Debug)]
-#[command(about = "Faults of the database that the nodes run, under 16 writers and checks; every row that was acknowledged must be there")]
+#[command(
+    about = "Faults of the database that the nodes run, under 16 writers and checks; every row that was acknowledged must be there"
+)]
 struct Options {
     /// Only these, by name
     #[arg(long, value_delimiter = ',')]
@@ -42,7 +44,10 @@ async fn main() -> Result<()> {
     let mut world = World::up(&options.program, 3, options.dir)?;
     world.checks(options.checks).await?;
     world.write(3).await?;
-    println!("{:<14} {:>5} {:>28} {:>28}", "fault", "runs", "written again p50/p95/max ms", "healed p50/p95/max ms");
+    println!(
+        "{:<14} {:>5} {:>28} {:>28}",
+        "fault", "runs", "written again p50/p95/max ms", "healed p50/p95/max ms"
+    );
     let mut bad = 0;
     for fault in Fault::all() {
         if !options.only.is_empty() && !options.only.contains(&fault.name()) {
@@ -66,11 +71,22 @@ async fn main() -> Result<()> {
                 }
             }
         }
-        println!("{:<14} {:>5} {:>28} {:>28}", fault.name(), seen.len(), spread(&seen, |one| one.written_ms), spread(&seen, |one| Some(one.healed_ms)));
+        println!(
+            "{:<14} {:>5} {:>28} {:>28}",
+            fault.name(),
+            seen.len(),
+            spread(&seen, |one| one.written_ms),
+            spread(&seen, |one| Some(one.healed_ms))
+        );
     }
     world.judge().await?;
     let ledger = world.json(&["ledger", "check"])?;
-    println!("acknowledged rows {}; recorded twice {} of {}; bad runs {bad}", world.acknowledged(), ledger["recorded_twice"], ledger["recorded"]);
+    println!(
+        "acknowledged rows {}; recorded twice {} of {}; bad runs {bad}",
+        world.acknowledged(),
+        ledger["recorded_twice"],
+        ledger["recorded"]
+    );
     if bad > 0 || ledger["recorded_twice"] != 0 {
         std::process::exit(1);
     }

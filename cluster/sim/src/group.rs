@@ -227,7 +227,8 @@ impl Sim {
             return;
         }
         let live = (0..NODES).filter(|node| self.nodes[*node].live).map(id).collect();
-        let plan = self.planner.plan(&self.group, &live, &self.reports, id(self.leader), |_| false, self.now_ms);
+        let plan =
+            self.planner.plan(&self.group, &live, &self.reports, id(self.leader), |_| false, self.now_ms);
         let seen = self.reports.values().all(|told| told.echo <= plan.round);
         assert!(seen, "a round of the future");
         for (node, order) in plan.orders {

@@ -7,7 +7,7 @@
 use super::member::Member;
 use super::{Agent, locked};
 use crate::key::ClusterKey;
-use crate::state::{MANAGED, ClusterState, Command, NodeState, Secret};
+use crate::state::{ClusterState, Command, MANAGED, NodeState, Secret};
 use elpis_watch::{Database, NodeId, Role};
 use futures_util::future::BoxFuture;
 use std::fmt;
@@ -105,7 +105,9 @@ pub(super) fn socket_url(socket: &Path) -> String {
     let mut path = String::new();
     for byte in socket.as_os_str().as_encoded_bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => path.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
+                path.push(char::from(*byte))
+            }
             other => path.push_str(&format!("%{other:02X}")),
         }
     }
@@ -203,7 +205,8 @@ fn say(agent: &Agent, member: &Member, error: String) {
 async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<(), String> {
     let state = member.state();
     let managed = |database: &&Database| database.mode == MANAGED;
-    let Some(database) = state.database.as_ref().filter(|database| database.ready || managed(database)) else {
+    let Some(database) = state.database.as_ref().filter(|database| database.ready || managed(database))
+    else {
         locked(&member.accounts_error).clear();
         return Ok(());
     };

@@ -195,7 +195,9 @@ impl Desk {
     /// Takes the master's order.
     pub(super) fn obey(&self, term: u64, order: &GroupOrder) {
         self.tasks.send_if_modified(|task| {
-            let Some(task) = task.as_mut().filter(|task| (term, order.round) > task.newest) else { return false };
+            let Some(task) = task.as_mut().filter(|task| (term, order.round) > task.newest) else {
+                return false;
+            };
             task.newest = (term, order.round);
             task.order.clone_from(&order.order);
             true
@@ -213,6 +215,11 @@ impl Desk {
         Some(GroupReport { report })
     }
 
+    /// The supervisor's last report.
+    pub(super) fn told(&self) -> Option<Report> {
+        self.reports.borrow().as_ref().map(|told| told.report.clone())
+    }
+
     /// The gate obeys.
     pub(super) fn gate_obeys(&self, done: TrafficDone) {
         self.done.send_replace(done);
@@ -222,7 +229,9 @@ impl Desk {
 /// Starts the supervisor and tells it what changes, until the node agent stops.
 pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
     let desk = &member.desk;
-    let Some((hand, reports)) = agent.config.database.clone().zip(locked(&desk.report_to).take()) else { return };
+    let Some((hand, reports)) = agent.config.database.clone().zip(locked(&desk.report_to).take()) else {
+        return;
+    };
     let events = {
         let agent = Arc::downgrade(&agent);
         Events::new(move |kind, text| {
@@ -263,7 +272,8 @@ pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
         }
         if news {
             let now = told.borrow_and_update().clone();
-            let urgent = now.as_ref().zip(last.as_ref()).is_none_or(|(now, last): (&Told, &Told)| now.is_news(last));
+            let urgent =
+                now.as_ref().zip(last.as_ref()).is_none_or(|(now, last): (&Told, &Told)| now.is_news(last));
             if urgent {
                 member.renew_now.notify_one();
                 last = now;

@@ -4,7 +4,7 @@ mod group;
 
 use super::member::Member;
 use super::messages::{
-    Ask, Knowledge, LOG, MAX_RENEWAL, POKE, NodeKnowledge, RENEW, Renew, Renewed, STATUS, VERSION,
+    Ask, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, POKE, RENEW, Renew, Renewed, STATUS, VERSION,
 };
 use super::{Agent, locked, logs};
 use crate::leader::{Leader, Now};

@@ -97,10 +97,14 @@ pub(super) async fn managed(member: &Member, managed: Managed) -> Result<(), No>
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let password = match managed.password {
         Some(password) if password.len() < 16 || !password.chars().all(plain) => {
-            return Err(No::bad("the password needs 16 letters, digits or dashes at least, and nothing else"));
+            return Err(No::bad(
+                "the password needs 16 letters, digits or dashes at least, and nothing else",
+            ));
         }
         Some(password) => password,
-        None => crate::key::random_password().ok_or_else(|| failed("the system has no randomness".to_owned()))?,
+        None => {
+            crate::key::random_password().ok_or_else(|| failed("the system has no randomness".to_owned()))?
+        }
     };
     let password = accounts::seal(member, &password).map_err(failed)?;
     let named = Command::SetDatabase {
@@ -147,12 +151,17 @@ pub(super) async fn switchover(agent: &Agent, member: &Member, target: Target) -
     let no = |why: String| No(StatusCode::UNPROCESSABLE_ENTITY, why);
     let state = member.state();
     let Some(to) = bootstrap::find(&state, &target.node) else { return Err(unknown(&target)) };
-    let Some(group) = &state.group else { return Err(no("the nodes of this cluster run no database".to_owned())) };
+    let Some(group) = &state.group else {
+        return Err(no("the nodes of this cluster run no database".to_owned()));
+    };
     if group.primary == to {
         return Err(no(format!("{} is the primary already", target.node)));
     }
     if !group.heirs().contains(&to) {
-        return Err(no(format!("{} does not hold every commit; `elpis cluster status` says who acknowledges", target.node)));
+        return Err(no(format!(
+            "{} does not hold every commit; `elpis cluster status` says who acknowledges",
+            target.node
+        )));
     }
     if let Some(why) = status::one_copy_of(agent, member).await {
         return Err(no(format!("not now: {why}")));

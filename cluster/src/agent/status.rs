@@ -317,7 +317,8 @@ fn database(state: &ClusterState, named: &elpis_watch::Database, known: Option<&
         failing_over: group.is_some_and(|group| group.failing_over),
         moved: group.map(|group| group.moved.iter().rev().map(line).collect()).unwrap_or_default(),
         ready: named.ready,
-        tls: named.mode != MANAGED && !(told("socket=") || told("ssl-mode=disabled") || told("sslmode=disabled")),
+        tls: named.mode != MANAGED
+            && !(told("socket=") || told("ssl-mode=disabled") || told("sslmode=disabled")),
         accounts: Accounts {
             made: made * accounts::ROLES.len(),
             wanted: state.members().count() * accounts::ROLES.len(),
@@ -448,6 +449,18 @@ pub(super) fn metrics(agent: &Agent) -> String {
     line("session", "", number(state.nodes.get(&member.id()).map_or(0, |node| node.session)));
     line("shards_owned", "", i64::try_from(state.owned(member.id())).unwrap_or(i64::MAX));
     line("moves", "", i64::try_from(state.moves().count()).unwrap_or(i64::MAX));
+    if let Some(told) = member.desk.told() {
+        let (local, memory) = (told.local, told.memory);
+        line("database_up", "", i64::from(local.up));
+        line("database_leads", "", i64::from(memory.leading.is_some()));
+        line("database_acknowledges", "", i64::from(local.acks && local.connected));
+        line("database_position", "", number(local.received()));
+        line(
+            "database_applied",
+            "",
+            number(local.applied_seq.max(if local.source.is_none() { local.binlog_seq } else { 0 })),
+        );
+    }
     line("watch_streams", "", i64::try_from(member.lease.receiver_count()).unwrap_or(i64::MAX));
     text
 }

@@ -35,8 +35,8 @@ pub enum Order {
     /// the others hold what one of them had acknowledged. `install`: the first copy may be made here. `slow_ms`: pause of a writer
     /// at each statement, for the sake of replicas that are behind.
     Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId>, install: bool, slow_ms: u32 },
-    /// Replicate from the primary.
-    Follow { primary: NodeId, acks: bool, reach: Option<Reach> },
+    /// Replicate from the primary. `verify`: find out whether the rows are the same.
+    Follow { primary: NodeId, acks: bool, reach: Option<Reach>, verify: bool },
     /// Receive nothing more, and keep all that was received.
     Freeze { epoch: u64 },
     /// Apply all up to here, then leave the source.
@@ -273,7 +273,8 @@ impl Planner {
             } else if astray {
                 Order::Hold
             } else {
-                Order::Follow { primary, acks: member, reach }
+                let verify = group.members.get(&node).is_some_and(|member| !member.verified);
+                Order::Follow { primary, acks: member, reach, verify }
             };
             plan.orders.insert(node, order);
             let good = follows.is_some_and(|local| local.sql && !local.broken);

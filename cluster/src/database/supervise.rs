@@ -152,7 +152,7 @@ pub fn supervise(order: &Order, local: &Local, memory: &mut Memory) -> Option<Ac
         Order::Lead { install: true, .. } if !local.up && local.broken => Some(Action::Install),
         Order::Lead { .. } if !local.up && local.broken => None,
         Order::Lead { epoch, sync, blocked, .. } => lead(*epoch, *sync, blocked, local, memory),
-        Order::Follow { primary, acks, reach } => follow(*primary, *acks, *reach, local, memory),
+        Order::Follow { primary, acks, reach, .. } => follow(*primary, *acks, *reach, local, memory),
         Order::Rebuild { primary } if local.broken => Some(Action::Rebuild { primary: *primary }),
         Order::Rebuild { primary } => follow(*primary, false, None, local, memory),
     }

@@ -52,24 +52,32 @@ impl ClusterState {
     fn apply_one(&mut self, index: u64, command: &Command) -> Outcome {
         match command {
             Command::InitCluster { uuid, name } => self.init(uuid, name),
-            Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version, gate_address } => self
-                .admit(index, {
-                    Node {
-                        uuid: uuid.clone(),
-                        name: name.clone(),
-                        spki: spki.clone(),
-                        address: address.clone(),
-                        spool_address: spool_address.clone(),
-                        console_address: console_address.clone(),
-                        gate_address: gate_address.clone(),
-                        version: version.clone(),
-                        state: NodeState::Joining,
-                        draining: false,
-                        session: 1,
-                        up_index: 0,
-                        hold: Hold::default(),
-                    }
-                }),
+            Command::AdmitNode {
+                uuid,
+                name,
+                spki,
+                address,
+                spool_address,
+                console_address,
+                version,
+                gate_address,
+            } => self.admit(index, {
+                Node {
+                    uuid: uuid.clone(),
+                    name: name.clone(),
+                    spki: spki.clone(),
+                    address: address.clone(),
+                    spool_address: spool_address.clone(),
+                    console_address: console_address.clone(),
+                    gate_address: gate_address.clone(),
+                    version: version.clone(),
+                    state: NodeState::Joining,
+                    draining: false,
+                    session: 1,
+                    up_index: 0,
+                    hold: Hold::default(),
+                }
+            }),
             Command::UpdateNode { node, address, spool_address, console_address, version, gate_address } => {
                 let node = self.member(*node)?;
                 let before = node.clone();
@@ -396,9 +404,16 @@ fn done_if(changed: bool) -> Applied {
 fn bounded(command: &Command) -> Result<(), Refused> {
     let texts: &[&String] = match command {
         Command::InitCluster { uuid, name } => &[uuid, name],
-        Command::AdmitNode { uuid, name, spki, address, spool_address, console_address, version, gate_address } => {
-            &[uuid, name, spki, address, spool_address, console_address, version, gate_address]
-        }
+        Command::AdmitNode {
+            uuid,
+            name,
+            spki,
+            address,
+            spool_address,
+            console_address,
+            version,
+            gate_address,
+        } => &[uuid, name, spki, address, spool_address, console_address, version, gate_address],
         Command::UpdateNode { address, spool_address, console_address, version, gate_address, .. } => {
             &[address, spool_address, console_address, version, gate_address]
         }

@@ -54,6 +54,7 @@ pub(crate) struct Node {
     pub(crate) lease_ms_left: i64,
     pub(crate) services: BTreeMap<String, String>,
     pub(crate) unfit: String,
+    pub(crate) database: Option<Copy>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
@@ -69,6 +70,34 @@ pub(crate) struct Database {
     pub(crate) mode: String,
     pub(crate) epoch: u64,
     pub(crate) ready: bool,
+    /// Where the nodes run it.
+    pub(crate) primary: Option<String>,
+    pub(crate) ack_set: Vec<String>,
+    pub(crate) failing_over: bool,
+    pub(crate) moved: Vec<Moved>,
+}
+
+/// A change of the database's primary; milliseconds since the master began it, `at` in Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Moved {
+    pub(crate) epoch: u64,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) at: i64,
+    pub(crate) promoted_ms: i64,
+    pub(crate) opened_ms: i64,
+    pub(crate) reason: String,
+}
+
+/// A node's copy of the database.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Copy {
+    pub(crate) main: String,
+    pub(crate) lag_ms: Option<u64>,
+    pub(crate) in_s: bool,
+    pub(crate) works: bool,
 }
 
 /// Times in milliseconds from the last sign of life of the node; `at` in Unix milliseconds.

@@ -63,7 +63,11 @@ pub(crate) async fn serve(config: Config, folder: Folder, stop: CancellationToke
         let begin = Instant::now();
         match stop.run_until_cancelled(give(&config, &folder, stream)).await {
             Some(Ok(bytes)) => {
-                tracing::info!(bytes, seconds = begin.elapsed().as_secs_f32(), "a copy of the database was given");
+                tracing::info!(
+                    bytes,
+                    seconds = begin.elapsed().as_secs_f32(),
+                    "a copy of the database was given"
+                );
             }
             Some(Err(error)) => tracing::warn!(%error, "a copy of the database was not given"),
             None => return,
@@ -87,7 +91,8 @@ async fn give(config: &Config, folder: &Folder, mut to: UnixStream) -> Result<u6
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| Error::File("cannot start mariadb-backup".to_owned(), e))?;
-    let mut from = child.stdout.take().ok_or_else(|| Error::Other("mariadb-backup has no output".to_owned()))?;
+    let mut from =
+        child.stdout.take().ok_or_else(|| Error::Other("mariadb-backup has no output".to_owned()))?;
     let broken = |e| Error::File("the copy's stream broke".to_owned(), e);
     to.write_all(&[VERSION]).await.map_err(broken)?;
     let (begin, mut bytes, mut piece) = (Instant::now(), 0u64, vec![0; PIECE]);
@@ -149,7 +154,8 @@ impl Drop for Copying {
 pub(crate) async fn ended(copying: &mut Option<Copying>) {
     let Some(copying) = copying else { return std::future::pending().await };
     let done = (&mut copying.task).await;
-    copying.outcome = Some(done.unwrap_or_else(|error| Err(Error::Other(format!("it was cut short: {error}")))));
+    copying.outcome =
+        Some(done.unwrap_or_else(|error| Err(Error::Other(format!("it was cut short: {error}")))));
 }
 
 async fn fetch(folder: &Folder, primary: NodeId) -> Result<String, Error> {
@@ -165,8 +171,12 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
     folder.make()?;
     let begin = Instant::now();
     let new = folder.path("new");
-    let _ = fs::remove_dir_all(&new);
-    fs::create_dir(&new).map_err(|e| Error::File(format!("cannot make {}", new.display()), e))?;
+    let empty = new.clone();
+    blocking(move || {
+        let _ = fs::remove_dir_all(&empty);
+        fs::create_dir(&empty).map_err(|e| Error::File(format!("cannot make {}", empty.display()), e))
+    })
+    .await?;
     let gate = folder.copy_in_socket();
     let no_gate = |e| Error::File("the database gate of this node does not answer".to_owned(), e);
     // A gate that has just been started, or that waits for the other one.
@@ -180,7 +190,10 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
     let mut version = [0];
     within(from.read_exact(&mut version)).await?;
     if version != [VERSION] {
-        return Err(Error::Other(format!("the copy has version {}, this program knows {VERSION}", version[0])));
+        return Err(Error::Other(format!(
+            "the copy has version {}, this program knows {VERSION}",
+            version[0]
+        )));
     }
     let mut child = Command::new(program("mbstream")?)
         .args(["-x", "-C"])
@@ -208,19 +221,25 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
     drop(to);
     let status = child.wait().await.map_err(|e| Error::File("mbstream".to_owned(), e))?;
     if last != Some(WHOLE) {
-        return Err(Error::Other(format!("node {primary} ended the copy after {bytes} bytes; its log says why")));
+        return Err(Error::Other(format!(
+            "node {primary} ended the copy after {bytes} bytes; its log says why"
+        )));
     }
     if !status.success() {
         return Err(Error::Other(format!("mbstream failed ({status}); see {}", folder.log().display())));
     }
     let fetched = begin.elapsed();
     let mut prepare = Command::new(program("mariadb-backup")?);
-    prepare.args(["--no-defaults", "--prepare"]).arg(format!("--target-dir={}", new.display())).args(as_user());
+    prepare
+        .args(["--no-defaults", "--prepare"])
+        .arg(format!("--target-dir={}", new.display()))
+        .args(as_user());
     finished("the preparation of the copy", &mut prepare).await?;
     let position = position(&new)?;
     fs::write(new.join(POSITION), &position)
         .map_err(|e| Error::File("cannot write the copy's position".to_owned(), e))?;
-    folder.replace(&new)?;
+    let (there, ready) = (folder.clone(), new.clone());
+    blocking(move || there.replace(&ready)).await?;
     let mib = bytes / (1 << 20);
     Ok(format!(
         "copied {mib} MiB from node {primary} in {:.1} s, prepared in {:.1} s, at {position}",
@@ -229,12 +248,19 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
     ))
 }
 
+/// Removing a large copy takes its time; leases are renewed meanwhile.
+async fn blocking(work: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::Other(format!("it was cut short: {error}"))))
+}
+
 /// A copy's position lies beside it until its server has taken it.
 pub(crate) const POSITION: &str = "elpis.position";
 
 fn position(copy: &Path) -> Result<String, Error> {
     let path = copy.join("xtrabackup_binlog_info");
-    let text = fs::read_to_string(&path).map_err(|e| Error::File(format!("cannot read {}", path.display()), e))?;
+    let text =
+        fs::read_to_string(&path).map_err(|e| Error::File(format!("cannot read {}", path.display()), e))?;
     let gtid = text.split_whitespace().nth(2).unwrap_or_default().to_owned();
     let plain = |c: char| c.is_ascii_digit() || matches!(c, '-' | ',');
     if gtid.is_empty() || !gtid.chars().all(plain) {

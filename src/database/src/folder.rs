@@ -121,7 +121,8 @@ impl Folder {
     /// Puts a new copy in the place of what was there.
     pub(crate) fn replace(&self, new: &Path) -> Result<(), Error> {
         let (data, old) = (self.data(), self.path("old"));
-        let failed = |e| Error::File(format!("cannot put {} in the place of {}", new.display(), data.display()), e);
+        let failed =
+            |e| Error::File(format!("cannot put {} in the place of {}", new.display(), data.display()), e);
         let _ = fs::remove_dir_all(&old);
         if data.exists() {
             fs::rename(&data, &old).map_err(failed)?;
@@ -183,6 +184,8 @@ pub(crate) fn user_name() -> Result<String, Error> {
     let uid = nix::unistd::geteuid();
     match nix::unistd::User::from_uid(uid) {
         Ok(Some(user)) => Ok(user.name),
-        _ => Err(Error::Other(format!("user id {uid} has no name; MariaDB needs one: add it to /etc/passwd"))),
+        _ => {
+            Err(Error::Other(format!("user id {uid} has no name; MariaDB needs one: add it to /etc/passwd")))
+        }
     }
 }

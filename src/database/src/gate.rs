@@ -198,7 +198,11 @@ impl Shared {
     }
 
     /// Goes to the gate of another node; it may refuse.
-    async fn peer(&self, node: NodeId, ask: Ask) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    async fn peer(
+        &self,
+        node: NodeId,
+        ask: Ask,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let map = self.map();
         let Some(known) = map.nodes.get(&node).filter(|known| !known.gate_address.is_empty()) else {
             return Err(other("the node has no gate"));
@@ -212,7 +216,9 @@ impl Shared {
             wire::send(&mut stream, ask).await?;
             match wire::answer(&mut stream).await? {
                 Answer::Welcome => Ok(stream),
-                Answer::Refused => Err(other("the gate there refuses: it does not serve this, or not any more")),
+                Answer::Refused => {
+                    Err(other("the gate there refuses: it does not serve this, or not any more"))
+                }
             }
         };
         timeout(BEGIN, begin).await.map_err(|_| other("no answer"))?
@@ -264,7 +270,9 @@ async fn both(
 /// This node's server wants its source.
 async fn from_replica(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let Some(source) = shared.table.source() else { return Err(other("this node's server has no source now")) };
+    let Some(source) = shared.table.source() else {
+        return Err(other("this node's server has no source now"));
+    };
     let Some(place) = shared.table.open(Kind::Follow { source }) else { return Ok(()) };
     let begin = Instant::now();
     let work = async {
@@ -291,7 +299,11 @@ async fn from_peer(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream
     stream.set_nodelay(true)?;
     let begin = async {
         let mut stream = acceptor.accept(stream).await?;
-        let pin = stream.get_ref().1.peer_certificates().and_then(|shown| elpis_cluster::identity::spki_pin(shown.first()?));
+        let pin = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|shown| elpis_cluster::identity::spki_pin(shown.first()?));
         let map = shared.map();
         let node = map.nodes.iter().find(|(_, known)| Some(&known.spki) == pin.as_ref()).map(|(id, _)| *id);
         let node = node.ok_or_else(|| other("a key that belongs to no member"))?;
@@ -307,7 +319,11 @@ async fn from_peer(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream
     let Some(place) = shared.table.open(kind) else {
         return wire::reply(&mut stream, Answer::Refused).await;
     };
-    let server = if ask == Ask::Copy { UnixStream::connect(out_socket(&shared.data)).await } else { shared.own_server().await };
+    let server = if ask == Ask::Copy {
+        UnixStream::connect(out_socket(&shared.data)).await
+    } else {
+        shared.own_server().await
+    };
     let Ok(server) = server else {
         return wire::reply(&mut stream, Answer::Refused).await;
     };

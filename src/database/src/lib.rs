@@ -9,6 +9,7 @@
 //! | the supervisor: looks, asks what to do, does it, reports | `supervisor.rs` |
 //! | rows that wait for an acknowledgement, the write probe | `rows.rs` |
 //! | copies for other nodes | `copy.rs` |
+//! | the comparison of a copy with the primary | `verify.rs` |
 //! | the gate, a process of its own | `gate.rs` |
 
 mod copy;
@@ -19,6 +20,7 @@ mod rows;
 mod server;
 mod sql;
 mod supervisor;
+mod verify;
 
 pub use supervisor::run;
 

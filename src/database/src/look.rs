@@ -19,7 +19,11 @@ pub(crate) struct Aside {
 
 /// Looks at a server that runs. `source`: whom it follows, when it follows somebody. `writes` and `same` are for the
 /// caller.
-pub(crate) async fn look(sql: &mut Sql, instance: u64, source: Option<NodeId>) -> Result<(Local, Aside), Error> {
+pub(crate) async fn look(
+    sql: &mut Sql,
+    instance: u64,
+    source: Option<NodeId>,
+) -> Result<(Local, Aside), Error> {
     let server = sql.ask("a look at its settings", SERVER).await?;
     let server = server.first().ok_or_else(|| Error::Other("MariaDB shows no settings".to_owned()))?;
     let replica = sql.ask("a look at replication", REPLICA).await?;
@@ -37,7 +41,8 @@ pub(crate) async fn look(sql: &mut Sql, instance: u64, source: Option<NodeId>) -
         binlog_seq,
         ..Local::default()
     };
-    let mut aside = Aside { waits: text(server, "waiting").parse().is_ok_and(|count: u64| count > 0), port: 0 };
+    let mut aside =
+        Aside { waits: text(server, "waiting").parse().is_ok_and(|count: u64| count > 0), port: 0 };
     if let Some(replica) = replica.first() {
         let shown = |column: &str| text(replica, column);
         let (io, io_errno) = (shown("Slave_IO_Running"), shown("Last_IO_Errno"));

@@ -56,7 +56,14 @@ pub(crate) struct Rows {
 impl Rows {
     /// What ends comes out of `done`, and goes through [`Rows::ended`].
     pub(crate) fn new(socket: PathBuf, done: mpsc::UnboundedSender<(u16, Written)>) -> Rows {
-        Rows { socket, tasks: JoinSet::new(), waiting: BTreeMap::new(), done, last: None, idle: Arc::default() }
+        Rows {
+            socket,
+            tasks: JoinSet::new(),
+            waiting: BTreeMap::new(),
+            done,
+            last: None,
+            idle: Arc::default(),
+        }
     }
 
     /// Gives all up: another server, or another way to acknowledge.

@@ -58,7 +58,8 @@ impl Server {
         let child = tokio::process::Command::from(command).spawn().map_err(failed)?;
         let pid = child.id().unwrap_or(0);
         let path = self.folder.pid_file();
-        fs::write(&path, pid.to_string()).map_err(|e| Error::File(format!("cannot write {}", path.display()), e))?;
+        fs::write(&path, pid.to_string())
+            .map_err(|e| Error::File(format!("cannot write {}", path.display()), e))?;
         self.process = Process::find(pid);
         self.child = Some(child);
         Ok(())

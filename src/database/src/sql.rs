@@ -40,7 +40,11 @@ impl Sql {
     }
 
     /// Rows of a question. `doing` is for the error.
-    pub(crate) async fn ask(&mut self, doing: &'static str, text: &'static str) -> Result<Vec<MySqlRow>, Error> {
+    pub(crate) async fn ask(
+        &mut self,
+        doing: &'static str,
+        text: &'static str,
+    ) -> Result<Vec<MySqlRow>, Error> {
         let work = async {
             let conn = self.conn().await?;
             sqlx::raw_sql(text).fetch_all(conn).await.map_err(|error| Error::Sql(doing, error))
@@ -77,7 +81,8 @@ impl Sql {
 
 /// A connection by the socket.
 pub(crate) async fn connect(socket: PathBuf) -> Result<MySqlConnection, Error> {
-    let options = MySqlConnectOptions::new().socket(socket).username(&user_name()?).disable_statement_logging();
+    let options =
+        MySqlConnectOptions::new().socket(socket).username(&user_name()?).disable_statement_logging();
     options.connect().await.map_err(|error| Error::Sql("a connection", error))
 }
 
@@ -90,7 +95,9 @@ pub(crate) fn text(row: &MySqlRow, column: &str) -> String {
 pub(crate) fn quoted(text: &str) -> Result<String, Error> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
     if text.is_empty() || !text.chars().all(plain) {
-        return Err(Error::Other("a name or password holds other signs than letters, digits and dashes".to_owned()));
+        return Err(Error::Other(
+            "a name or password holds other signs than letters, digits and dashes".to_owned(),
+        ));
     }
     Ok(format!("'{text}'"))
 }

@@ -2,6 +2,7 @@
 
 mod act;
 mod kept;
+mod verifying;
 
 use crate::copy::{self, Copying};
 use crate::folder::Folder;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use verifying::Verifying;
 
 /// How often it looks when nothing happens, and while something is to be brought about.
 const CALM: Duration = Duration::from_millis(200);
@@ -28,13 +30,8 @@ const AGAIN: Duration = Duration::from_millis(150);
 const PROBE: Duration = Duration::from_millis(500);
 const PROBE_LIMIT: Duration = Duration::from_millis(400);
 /// Pauses before a server is started again that did not live long.
-const STARTS: [Duration; 5] = [
-    Duration::ZERO,
-    Duration::ZERO,
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(20),
-];
+const STARTS: [Duration; 5] =
+    [Duration::ZERO, Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
 /// A copy with which the server did not start so often is no good: what nobody acknowledged cannot always be cut off.
 const IN_VAIN: u32 = 4;
 const LIVED: Duration = Duration::from_secs(30);
@@ -75,6 +72,7 @@ pub async fn run(config: Config, mut wires: Wires) {
         probe: Probe::default(),
         starts: Starts::default(),
         copying: None,
+        verifying: Verifying::default(),
         accounts: None,
         cut: false,
         complained: String::new(),
@@ -103,6 +101,8 @@ struct Supervisor {
     probe: Probe,
     starts: Starts,
     copying: Option<Copying>,
+    /// Whether the copy's rows are the primary's, since it last began to follow.
+    verifying: Verifying,
     /// Accounts that are being made, or are there.
     accounts: Option<Accounts>,
     /// The way to the source is cut on purpose.
@@ -213,7 +213,13 @@ impl Supervisor {
                 if local.source.is_some() && self.source.port() != aside.port {
                     local.source = None;
                 }
-                local.same = local.connected && local.sql && !local.broken;
+                self.verifying.on((instance, self.memory.follows));
+                local.same = self.verifying.outcome == Some(true);
+                local.broken |= self.verifying.outcome == Some(false);
+                // Its threads stand still for a moment on purpose.
+                if self.verifying.runs() && !local.broken {
+                    (local.io, local.sql, local.connected) = (true, true, true);
+                }
                 (self.local, self.aside, self.known) = (local, aside, Some(instance));
                 self.starts.in_vain = 0;
             }
@@ -240,6 +246,12 @@ impl Supervisor {
     fn decide(&mut self, task: &Task) -> Option<Action> {
         if self.copying.is_some() {
             return None;
+        }
+        let follows = matches!(task.order, Order::Follow { verify: true, .. });
+        if follows && self.local.connected && self.local.sql && !self.local.broken {
+            self.verify(&task.context.admin);
+        } else {
+            self.verifying.stop();
         }
         if self.server.instance().is_some() && self.known.is_none() && task.order != Order::Kill {
             return None;
@@ -342,10 +354,30 @@ impl Supervisor {
         }
     }
 
+    /// Compares the copy with the primary, once since it began to follow.
+    fn verify(&mut self, admin: &Login) {
+        match self.verifying.step() {
+            verifying::Step::Begin => {
+                let gate = self.config.data.join("run/db.sock");
+                self.verifying.begin(crate::verify::verify(self.folder.socket(), gate, admin.clone()));
+            }
+            verifying::Step::Differs(tables) => {
+                let text = format!("this copy differs from the primary in {tables}; it is made anew");
+                self.events.say("database", &text);
+            }
+            verifying::Step::Failed(error) => {
+                tracing::warn!(%error, "this copy could not be compared with the primary; trying again");
+            }
+            verifying::Step::Nothing => {}
+        }
+    }
+
     fn copied(&mut self) {
         match self.copying.take().and_then(|mut copying| copying.outcome()) {
             Some(Ok(said)) => self.events.say("database", &said),
-            Some(Err(error)) => self.events.say("database", &format!("the copy failed: {error}; it is tried again")),
+            Some(Err(error)) => {
+                self.events.say("database", &format!("the copy failed: {error}; it is tried again"))
+            }
             None => {}
         }
     }

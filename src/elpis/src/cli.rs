@@ -5,7 +5,8 @@ mod servers;
 
 pub(crate) use dev::{Demo, Dev, Feed, Up};
 pub(crate) use servers::{
-    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
+    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile,
+    TentacleServerOptions,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};

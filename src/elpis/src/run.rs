@@ -3,13 +3,14 @@
 //! Each follows the same order: log, signals, the library's `run` until SIGTERM, exit code.
 
 use crate::cli::{
-    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
+    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile,
+    TentacleServerOptions,
 };
 use anyhow::{Context, Result};
+use elpis_cluster::agent::database::Hand;
 use elpis_cluster::agent::{self, AgentConfig};
 use elpis_cluster::raft_node;
 use elpis_cluster::types::Timings;
-use elpis_cluster::agent::database::Hand;
 use elpis_console::{ConsoleConfig, ConsoleError};
 use elpis_database::Config;
 use elpis_database::gate::{self, GateConfig};
@@ -86,7 +87,8 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
 /// Memory of a database on a machine that does other things too.
 fn quarter_of_memory_mib() -> u32 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
     total.map_or(256, |kib: u64| u32::try_from(kib / 1024 / 4).unwrap_or(u32::MAX).max(128))
 }
 

@@ -13,9 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::http::{EXCHANGE, exchange, open};
-use crate::types::{
-    Frame, Hello, Map, Released, Report, Role, Traffic, TrafficDone, VERSION, Welcome,
-};
+use crate::types::{Frame, Hello, Map, Released, Report, Role, Traffic, TrafficDone, VERSION, Welcome};
 use crate::{Gate, LinkError, Progress};
 
 /// Longest line of the watch stream.

@@ -83,7 +83,8 @@ pub(crate) async fn run(world: &World, fault: Fault) -> Result<Seen> {
     let before = world.acknowledged();
     let primary = world.primary().await?;
     let epoch = world.status().await?["database"]["epoch"].as_u64().unwrap_or(0);
-    let (begin, written) = strike(world, fault, &primary, epoch).await.with_context(|| format!("{fault:?}"))?;
+    let (begin, written) =
+        strike(world, fault, &primary, epoch).await.with_context(|| format!("{fault:?}"))?;
     world.healed().await.with_context(|| format!("{fault:?}"))?;
     let healed_ms = begin.elapsed().as_millis();
     ensure!(world.acknowledged() > before, "nothing was written");
@@ -91,7 +92,12 @@ pub(crate) async fn run(world: &World, fault: Fault) -> Result<Seen> {
     Ok(Seen { written_ms: written.map(|time| time.as_millis()), healed_ms })
 }
 
-async fn strike(world: &World, fault: Fault, primary: &str, epoch: u64) -> Result<(Instant, Option<Duration>)> {
+async fn strike(
+    world: &World,
+    fault: Fault,
+    primary: &str,
+    epoch: u64,
+) -> Result<(Instant, Option<Duration>)> {
     let limit = Duration::from_secs(40);
     let mut begin = Instant::now();
     match fault {
@@ -166,7 +172,11 @@ async fn strike(world: &World, fault: Fault, primary: &str, epoch: u64) -> Resul
             }
             ensure!(world.pid(primary, "mariadbd")? == server, "the primary was killed without a master");
             let after = world.until("a master", HEALED, |_| true).await?;
-            ensure!(after["database"]["epoch"] == epoch, "somebody was promoted without a master: {}", after["database"]);
+            ensure!(
+                after["database"]["epoch"] == epoch,
+                "somebody was promoted without a master: {}",
+                after["database"]
+            );
         }
         Fault::CrashLoop => {
             world.signal(primary, "mariadbd", SIGKILL)?;

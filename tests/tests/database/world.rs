@@ -99,14 +99,16 @@ impl World {
     /// Network checks of the sink, a second apart: the servers' own load.
     pub(crate) async fn checks(&self, count: u32) -> Result<()> {
         let env = self.run(&["dev", "env"])?;
-        let sink = env.lines().find_map(|line| line.strip_prefix("ELPIS_SINK=127.0.0.1:")).context("no sink")?;
+        let sink =
+            env.lines().find_map(|line| line.strip_prefix("ELPIS_SINK=127.0.0.1:")).context("no sink")?;
         let check = |number: u32| {
             let target = format!("127.{}.{}.{}", 1 + number / 60_000, number / 250 % 250, number % 250 + 1);
             serde_json::json!({ "check": format!("tcp {target}:{sink}"), "name": "sink", "interval_s": 1 })
         };
         let body = serde_json::json!({ "checks": (0..count).map(check).collect::<Vec<_>>() });
         let socket = self.dir().join("n1/run/api.sock");
-        let _: Value = elpis_watch::request(&socket, Method::POST, "/api/v1/checks/bulk", Some(&body)).await?;
+        let _: Value =
+            elpis_watch::request(&socket, Method::POST, "/api/v1/checks/bulk", Some(&body)).await?;
         Ok(())
     }
 
@@ -172,7 +174,8 @@ impl World {
     }
 
     pub(crate) async fn primary(&self) -> Result<String> {
-        let status = self.until("a primary", HEALED, |status| status["database"]["primary"].is_string()).await?;
+        let status =
+            self.until("a primary", HEALED, |status| status["database"]["primary"].is_string()).await?;
         Ok(status["database"]["primary"].as_str().unwrap_or_default().to_owned())
     }
 
@@ -243,13 +246,19 @@ impl World {
 
     async fn judge_locked(&self, primary: &str) -> Result<()> {
         let mut server = self.server(primary).await?;
-        let rows: Vec<u64> = sqlx::query_scalar("SELECT id FROM elpis.fault_rows").fetch_all(&mut server).await?;
+        let rows: Vec<u64> =
+            sqlx::query_scalar("SELECT id FROM elpis.fault_rows").fetch_all(&mut server).await?;
         let there: BTreeSet<u64> = rows.into_iter().collect();
         let lost: Vec<u64> = {
             let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
             held.iter().map(|row| row.0).filter(|row| !there.contains(row)).collect()
         };
-        ensure!(lost.is_empty(), "{} acknowledged rows are lost, the first is {:?}", lost.len(), lost.first());
+        ensure!(
+            lost.is_empty(),
+            "{} acknowledged rows are lost, the first is {:?}",
+            lost.len(),
+            lost.first()
+        );
         let position: String = sqlx::query_scalar("SELECT @@gtid_binlog_pos").fetch_one(&mut server).await?;
         let sums = checksums(&mut server).await?;
         for node in self.nodes()? {
@@ -303,7 +312,9 @@ pub(crate) fn well(status: &Value) -> bool {
     let database = &status["database"];
     let works = |name: &Value| {
         let nodes = status["nodes"].as_array();
-        nodes.and_then(|nodes| nodes.iter().find(|node| node["name"] == *name)).is_some_and(|node| node["database"]["works"] == true)
+        nodes
+            .and_then(|nodes| nodes.iter().find(|node| node["name"] == *name))
+            .is_some_and(|node| node["database"]["works"] == true)
     };
     let set = database["ack_set"].as_array().cloned().unwrap_or_default();
     database["mode"] == "sync"
@@ -330,11 +341,16 @@ async fn write(options: &MySqlConnectOptions, known: &Known) {
                 }
                 let row = known.next.fetch_add(1, Ordering::SeqCst) + 1;
                 let asked = Instant::now();
-                let insert = sqlx::query("INSERT INTO fault_rows (id) VALUES (?)").bind(row).execute(&mut conn);
+                let insert =
+                    sqlx::query("INSERT INTO fault_rows (id) VALUES (?)").bind(row).execute(&mut conn);
                 // Nothing is known of a row without an answer, and its connection is not used again.
                 let Ok(Ok(_)) = timeout(ANSWER, insert).await else { break };
                 let answered = Instant::now();
-                known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push((row, asked, answered));
+                known
+                    .acknowledged
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((row, asked, answered));
             }
         }
         sleep(LOOK).await;

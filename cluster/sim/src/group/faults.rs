@@ -1,7 +1,7 @@
 //! What goes wrong, and how it ends.
 
 use super::{NODES, Node, Sim, id};
-use elpis_cluster::database::Planner;
+use elpis_cluster::database::{Entry, Memory, Planner};
 
 impl Sim {
     pub(super) fn depose(&mut self) {
@@ -17,7 +17,7 @@ impl Sim {
 
     pub(super) fn fault(&mut self) {
         let node = self.any();
-        let kind = self.rng.between(0, 13);
+        let kind = self.rng.between(0, 15);
         self.note(|| format!("fault {kind} of node {}", id(node)));
         match kind {
             0 | 1 => self.servers.kill(node),
@@ -47,6 +47,14 @@ impl Sim {
             }
             11 => self.heal_links(),
             12 => self.depose(),
+            14 | 15 => {
+                // Somebody wants another primary.
+                let epoch = self.group.epoch + 1;
+                if self.group.heirs().contains(&id(node)) {
+                    let ordered = self.group.apply(&Entry::FailoverStart { epoch, prefer: Some(id(node)) });
+                    self.note(|| format!("switchover to {}: {ordered:?}", id(node)));
+                }
+            }
             _ => {
                 if self.nodes[node].up {
                     // The supervisor alone: it forgets, its server goes on.
@@ -61,8 +69,14 @@ impl Sim {
 
     /// A supervisor ends and starts: what it kept on disk stays.
     fn forget(&mut self, node: usize) {
-        let Node { instance, newest, .. } = self.nodes[node];
-        self.nodes[node] = Node { instance, newest, up: true, live: true, ..Node::default() };
+        let Node { instance, newest, ref memory, .. } = self.nodes[node];
+        let memory = Memory {
+            instance: memory.instance,
+            follows: memory.follows,
+            whole: memory.whole,
+            ..Memory::default()
+        };
+        self.nodes[node] = Node { instance, newest, memory, up: true, live: true, ..Node::default() };
     }
 
     pub(super) fn back(&mut self) {

@@ -91,7 +91,13 @@ pub(super) struct Now {
 }
 
 /// Plans with what is known now; nodes with another order than before are told at once.
-pub(super) fn plan(agent: &Arc<Agent>, member: &Arc<Member>, view: &RaftView, state: &ClusterState, now: Now) {
+pub(super) fn plan(
+    agent: &Arc<Agent>,
+    member: &Arc<Member>,
+    view: &RaftView,
+    state: &ClusterState,
+    now: Now,
+) {
     let Some(group) = &state.group else { return };
     let standing = &member.leading.group;
     let (entry, changed, said, plan_why) = {
@@ -111,7 +117,8 @@ pub(super) fn plan(agent: &Arc<Agent>, member: &Arc<Member>, view: &RaftView, st
         let said = inner.follow_move(group, plan.why, now);
         (plan.entry, changed, said, plan.why)
     };
-    let name = |node: NodeId| state.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.clone());
+    let name =
+        |node: NodeId| state.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.clone());
     let said = match said {
         Some(Said::Began) => {
             let why = if plan_why.is_empty() { "it was ordered" } else { plan_why };
@@ -194,7 +201,10 @@ fn poke(agent: &Agent, member: &Arc<Member>, node: NodeId) {
         } else {
             let called = tokio::time::timeout(POKE_LIMIT, member.node.call(node, POKE, Vec::new())).await;
             if !matches!(called, Ok(Ok(_))) {
-                tracing::debug!(node, "a node does not take the news that it has a new order; it hears with its next renewal");
+                tracing::debug!(
+                    node,
+                    "a node does not take the news that it has a new order; it hears with its next renewal"
+                );
             }
         }
     });

@@ -1,5 +1,7 @@
 //! The cluster, live: nodes, leases, shards, moves, failovers with their measured milliseconds. Needs no database.
 
+mod database;
+
 use super::layout::{Live, View, can_lose};
 use super::{mark_as, time_as, when};
 use crate::app::App;
@@ -43,6 +45,12 @@ pub(crate) fn body(status: Result<&Status, &LinkError>, now_ms: i64) -> Markup {
                 header { h2 { "Failovers" } span.muted { "time since the last sign of life of the lost node" } }
                 (failovers(&status.failovers, now_ms / 1000))
             }
+            @if status.database.primary.is_some() {
+                section.panel {
+                    header { h2 { "The database's primary" } span.muted { "time since the master began to replace it" } }
+                    (database::moves(status, now_ms / 1000))
+                }
+            }
             section.panel { header { h2 { "What this node noted" } } (events(&status.events, now_ms / 1000)) }
         }
     }
@@ -63,7 +71,6 @@ fn tell(status: &Status) -> Markup {
         _ => "normal",
     };
     let owned = if status.shards.owned < status.shards.total { "critical" } else { "normal" };
-    let database = if status.database.ready { "normal" } else { "warning" };
     html! {
         dl.tell {
             div { dt { "Survival" } dd { (mark_as(state, &can_lose(status.can_lose))) small { (status.reason) } } }
@@ -73,8 +80,8 @@ fn tell(status: &Status) -> Markup {
                 small { "shards owned under a live lease" @if status.moves > 0 { ", " (status.moves) " moving" } }
             } }
             div { dt { "Database" } dd {
-                (mark_as(database, if status.database.ready { "ready" } else { "not ready" }))
-                small { @if status.database.mode == "endpoint" { "one endpoint outside of the nodes" } @else { (status.database.mode) } ", epoch " (status.database.epoch) }
+                @if let Some(primary) = &status.database.primary { (primary) " " }
+                (database::tell(&status.database))
             } }
         }
     }
@@ -94,15 +101,17 @@ fn nodes(status: &Status) -> Markup {
     if status.nodes.is_empty() {
         return html! { div.empty { strong { "No nodes yet" } "This node is in no cluster: " code { "elpis cluster init" } " makes one, " code { "elpis join" } " enters one." } };
     }
+    let managed = status.database.primary.is_some();
     html! {
         div.scroll { table {
-            thead { tr { th { "State" } th { "Node" } th { "Part" } th { "Lease" } th { "Shards" } th { "Servers" } th.num { "Session" } th { "Address" } } }
+            thead { tr { th { "State" } th { "Node" } th { "Part" } th { "Lease" } th { "Shards" } @if managed { th { "Database" } } th { "Servers" } th.num { "Session" } th { "Address" } } }
             tbody { @for node in &status.nodes { tr data-node=(node.name) {
                 td { (state(node)) }
                 td.name { strong { (node.name) } " " span.muted { "id " (node.id) } }
                 td.nowrap { @if status.master.as_deref() == Some(&node.name) { strong { "master" } } @else if node.voter { "voter" } @else { "learner" } }
                 td.nowrap { (lease(node)) }
                 td.nowrap { (meter(node.shards, status.shards.total)) (node.shards) }
+                @if managed { td.nowrap { (database::copy(node)) } }
                 td { (services(node)) @if !node.unfit.is_empty() { div.stale { "unfit: " (node.unfit) } } }
                 td.num { (node.session) }
                 td.mono.nowrap { (node.address) }

@@ -172,7 +172,13 @@ async fn watch(State(agent): State<Agent>) -> Body {
             term: 3,
             master: Some(1),
         };
-        let frame = Frame { version: VERSION, lease, map: (n == 0).then(|| agent.map.clone()), log: None, traffic: None };
+        let frame = Frame {
+            version: VERSION,
+            lease,
+            map: (n == 0).then(|| agent.map.clone()),
+            log: None,
+            traffic: None,
+        };
         let line = format!("{}\n", serde_json::to_string(&frame).unwrap());
         Some((Ok::<_, std::convert::Infallible>(line), (n + 1, agent)))
     });

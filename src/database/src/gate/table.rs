@@ -167,9 +167,16 @@ mod tests {
     #[test]
     fn what_is_allowed() {
         let traffic = Traffic { number: 1, serve: None, source: Some(2), refuse: [3].into(), slow_ms: 0 };
-        assert!(permits(Kind::Follow { source: 2 }, &traffic, 0) && !permits(Kind::Follow { source: 4 }, &traffic, 0));
-        assert!(permits(Kind::Feed { node: 2 }, &traffic, 0) && !permits(Kind::Feed { node: 3 }, &traffic, 0));
-        assert!(permits(Kind::Reach { epoch: 5 }, &traffic, 5) && !permits(Kind::Reach { epoch: 5 }, &traffic, 6));
+        assert!(
+            permits(Kind::Follow { source: 2 }, &traffic, 0)
+                && !permits(Kind::Follow { source: 4 }, &traffic, 0)
+        );
+        assert!(
+            permits(Kind::Feed { node: 2 }, &traffic, 0) && !permits(Kind::Feed { node: 3 }, &traffic, 0)
+        );
+        assert!(
+            permits(Kind::Reach { epoch: 5 }, &traffic, 5) && !permits(Kind::Reach { epoch: 5 }, &traffic, 6)
+        );
         assert!(!permits(Kind::Serve { epoch: 5 }, &traffic, 5));
     }
 }

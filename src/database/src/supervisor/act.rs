@@ -1,13 +1,13 @@
 //! What is done.
 
 use super::{Nodes, Starts, Supervisor};
+use crate::Error;
 use crate::copy::Copying;
 use crate::rows::Purpose;
 use crate::sql::{
-    ACCOUNTS, DUMPS, HAS_FENCE, HAS_TABLES, Sql, TABLES, admin_account, change_master, primary_id, replica_id,
-    replication_account, text,
+    ACCOUNTS, DUMPS, HAS_FENCE, HAS_TABLES, Sql, TABLES, admin_account, change_master, primary_id, quoted,
+    replica_id, replication_account, text,
 };
-use crate::Error;
 use elpis_cluster::agent::database::{Context, Login, Task};
 use elpis_cluster::database::Action;
 use elpis_watch::{NodeId, Traffic};
@@ -150,8 +150,11 @@ impl Supervisor {
         if self.gate.obeyed(number, GATE).await.is_none() {
             return Err(Error::Other("the database gate of this node does not answer".to_owned()));
         }
-        let users: Vec<&str> =
-            nodes.iter().filter_map(|node| context.replication.get(node)).map(|login| login.user.as_str()).collect();
+        let users: Vec<&str> = nodes
+            .iter()
+            .filter_map(|node| context.replication.get(node))
+            .map(|login| login.user.as_str())
+            .collect();
         for _ in 0..50 {
             let dumps = self.sql.ask("a look at its replicas", DUMPS).await?;
             let theirs = dumps.iter().filter(|row| users.contains(&text(row, "user").as_str()));
@@ -160,7 +163,8 @@ impl Supervisor {
                 return Ok(());
             }
             for id in ids {
-                if let Err(error) = self.sql.run_made("ending a replica's thread", format!("KILL {id}")).await {
+                if let Err(error) = self.sql.run_made("ending a replica's thread", format!("KILL {id}")).await
+                {
                     tracing::debug!(%error, "it has ended by itself");
                 }
             }
@@ -209,6 +213,12 @@ async fn accounts(mut sql: Sql, context: &Context) -> Result<(), Error> {
     let there: BTreeSet<String> = rows.iter().map(|row| text(row, "user")).collect();
     for login in context.replication.values().filter(|login| !there.contains(&login.user)) {
         sql.run_made("an account", replication_account(login)?).await?;
+    }
+    // Of nodes that were removed.
+    let known = |user: &str| context.replication.values().any(|login| login.user == user);
+    for user in there.iter().filter(|user| user.ends_with("-replica") && !known(user)) {
+        sql.run_made("dropping an account", format!("DROP USER IF EXISTS {}@'localhost'", quoted(user)?))
+            .await?;
     }
     if !context.admin.user.is_empty() && !there.contains(&context.admin.user) {
         sql.run_made("the administration account", admin_account(&context.admin)?).await?;

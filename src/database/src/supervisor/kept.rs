@@ -39,7 +39,8 @@ impl Source {
     pub(super) fn set(&mut self, held: Option<(NodeId, u16)>) -> Result<(), Error> {
         self.held = held;
         let text = held.map(|(node, port)| format!("{node} {port}\n")).unwrap_or_default();
-        fs::write(&self.file, text).map_err(|e| Error::File(format!("cannot write {}", self.file.display()), e))
+        fs::write(&self.file, text)
+            .map_err(|e| Error::File(format!("cannot write {}", self.file.display()), e))
     }
 }
 

@@ -93,7 +93,15 @@ fn moved(moved: &Value) -> String {
     }
     let row = |line: &Value| {
         let of = |field: &str| cell(line, field);
-        vec![of("from"), of("to"), time::show_ms(when(line)), of("epoch"), of("promoted_ms"), of("opened_ms"), of("reason")]
+        vec![
+            of("from"),
+            of("to"),
+            time::show_ms(when(line)),
+            of("epoch"),
+            of("promoted_ms"),
+            of("opened_ms"),
+            of("reason"),
+        ]
     };
     let rows: Vec<Vec<String>> = all.iter().take(NEWEST).map(row).collect();
     let head = ["primary before", "after", "at", "epoch", "agreed ms", "open ms", "why"];
@@ -102,7 +110,8 @@ fn moved(moved: &Value) -> String {
 
 fn nodes(seen: &Value) -> String {
     let rows: Vec<Vec<String>> = seen["nodes"].as_array().into_iter().flatten().map(node).collect();
-    let head = ["name", "id", "state", "voter", "session", "shards", "lease", "address", "database", "services"];
+    let head =
+        ["name", "id", "state", "voter", "session", "shards", "lease", "address", "database", "services"];
     output::table(&head, &rows, "no nodes")
 }
 
@@ -144,7 +153,9 @@ fn copy(copy: &Value) -> String {
     match main {
         "primary" if works => "primary".to_owned(),
         "primary" => "primary, closed".to_owned(),
-        "replica" if copy["in_s"] == true && works => format!("replica, acknowledges{}", lag.unwrap_or_default()),
+        "replica" if copy["in_s"] == true && works => {
+            format!("replica, acknowledges{}", lag.unwrap_or_default())
+        }
         "replica" if copy["in_s"] == true => "replica, does not acknowledge".to_owned(),
         other => format!("{}{}", safe(other), lag.unwrap_or_default()),
     }

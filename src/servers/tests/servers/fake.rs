@@ -90,7 +90,13 @@ impl NodeAgent {
         };
         let agent = Arc::new(NodeAgent {
             socket: dir.path().join("node.sock"),
-            frame: watch::Sender::new(Frame { version: VERSION, lease, map: Some(map), log: None, traffic: None }),
+            frame: watch::Sender::new(Frame {
+                version: VERSION,
+                lease,
+                map: Some(map),
+                log: None,
+                traffic: None,
+            }),
             released: Mutex::default(),
             beats: Mutex::default(),
             incarnations: Mutex::new(40),

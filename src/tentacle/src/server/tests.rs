@@ -32,8 +32,14 @@ fn prepare(name: &str) -> Server {
     let mut config = ServerConfig::new(address, folder.path().join("spool"), key.clone());
     config.spool_listen = Some(spool_address);
     config.tls = Some(AgentTls { cert: folder.path().join("cert.pem"), key, ca: None });
-    let node =
-        Node { name: name.into(), session: 1, live: true, spool_address: spool_address.to_string(), spki, gate_address: String::new() };
+    let node = Node {
+        name: name.into(),
+        session: 1,
+        live: true,
+        spool_address: spool_address.to_string(),
+        spki,
+        gate_address: String::new(),
+    };
     Server { folder, address, node, config }
 }
 

@@ -126,7 +126,13 @@ fn frame(revision: u64, session: u64, lease_ms: i64) -> Frame {
         master: Some(5),
     };
     let moves = vec![Move { shard: 9, from: 5, to: 6, epoch: 5 }];
-    Frame { version: VERSION, lease, map: Some(Map { revision, shards, moves, ..Map::default() }), log: None, traffic: None }
+    Frame {
+        version: VERSION,
+        lease,
+        map: Some(Map { revision, shards, moves, ..Map::default() }),
+        log: None,
+        traffic: None,
+    }
 }
 
 #[tokio::test]

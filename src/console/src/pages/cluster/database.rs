@@ -1,0 +1,95 @@
+//! The database that the nodes run: who leads, who acknowledges, how far the copies are, and how the primary moved.
+
+use super::NEWEST;
+use crate::pages::{mark_as, time_as, when};
+use crate::status::{Copy, Database, Moved, Node, Status};
+use maud::{Markup, html};
+
+/// What the head of the page says; one sentence that holds at 3 a.m.
+pub(super) fn tell(database: &Database) -> Markup {
+    if database.primary.is_none() {
+        let ready = database.ready;
+        return html! {
+            (mark_as(if ready { "normal" } else { "warning" }, if ready { "ready" } else { "not ready" }))
+            small { @if database.mode == "endpoint" { "one endpoint outside of the nodes" } @else { (database.mode) } ", epoch " (database.epoch) }
+        };
+    }
+    let set = database.ack_set.join(", ");
+    let (mark, word, say) = match database.mode.as_str() {
+        _ if database.failing_over => ("critical", "no primary", "the next one is being made".to_owned()),
+        "sync" => ("normal", "safe", format!("every commit is also on one of {set}")),
+        "waiting" => ("warning", "catching up", format!("{set} follow; not proved yet that they hold all")),
+        _ => ("critical", "one copy", "its loss is a loss of data: add a node".to_owned()),
+    };
+    html! { (mark_as(mark, word)) small { (say) ", epoch " (database.epoch) } }
+}
+
+/// A node's copy in its row.
+pub(super) fn copy(node: &Node) -> Markup {
+    let Some(Copy { main, lag_ms, in_s, works }) = &node.database else {
+        return html! { span.muted { "none" } };
+    };
+    let lag =
+        lag_ms.filter(|ms| *ms >= 1000).map(|ms| format!(", {} s behind", ms / 1000)).unwrap_or_default();
+    match (main.as_str(), *in_s, *works) {
+        ("primary", _, true) => mark_as("normal", "primary"),
+        ("primary", ..) => mark_as("critical", "primary, closed"),
+        ("replica", true, true) => mark_as("normal", &format!("acknowledges{lag}")),
+        ("replica", true, false) => mark_as("critical", "does not acknowledge"),
+        ("replica", ..) => mark_as("warning", &format!("follows{lag}")),
+        ("joining", ..) => mark_as("not_init", "is being copied"),
+        (other, ..) => html! { span.muted { (other) } },
+    }
+}
+
+/// How the primary moved.
+pub(super) fn moves(status: &Status, now: i64) -> Markup {
+    let row = |one: &Moved| {
+        html! { tr {
+            td.nowrap.muted { (when(now, one.at / 1000)) }
+            td.nowrap { (time_as(one.at / 1000, "%Y-%m-%d %H:%M:%S")) }
+            td.nowrap { (one.from) @if one.from == one.to { " again" } @else { " → " strong { (one.to) } } }
+            td.num { (one.epoch) }
+            td.num { (one.promoted_ms) " ms" }
+            td.num { (one.opened_ms) " ms" }
+            td.text { (one.reason) }
+        } }
+    };
+    html! {
+        @if status.database.moved.is_empty() {
+            div.empty { strong { "The primary has not moved" } "When it does, its course stands here in milliseconds. By hand: " code { "elpis database switchover NODE" } "." }
+        } @else {
+            div.scroll { table {
+                thead { tr { th {} th { "At" } th { "Primary" } th.num { "Epoch" } th.num { "Agreed" } th.num { "Open" } th { "Why" } } }
+                tbody { @for one in status.database.moved.iter().take(NEWEST) { (row(one)) } }
+            } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let mut database =
+            Database { primary: Some("n1".into()), mode: "sync".into(), ..Database::default() };
+        database.ack_set = vec!["n2".into(), "n3".into()];
+        let said = |database: &Database| tell(database).into_string();
+        assert!(said(&database).contains("every commit is also on one of n2, n3"));
+        database.mode = "single".into();
+        assert!(said(&database).contains("its loss is a loss of data"));
+        database.failing_over = true;
+        assert!(said(&database).contains("no primary"));
+        let copy_of = |held: Option<Copy>| copy(&Node { database: held, ..Node::default() }).into_string();
+        assert!(copy_of(None).contains("none"));
+        let behind = Copy { main: "replica".into(), in_s: true, works: true, lag_ms: Some(4_200) };
+        assert!(copy_of(Some(behind.clone())).contains("acknowledges, 4 s behind"));
+        assert!(copy_of(Some(Copy { works: false, ..behind })).contains("does not acknowledge"));
+        let moved = Moved { from: "n1".into(), to: "n<2>".into(), opened_ms: 700, ..Moved::default() };
+        let status = Status { database: Database { moved: vec![moved], ..database }, ..Status::default() };
+        let shown = moves(&status, 0).into_string();
+        assert!(shown.contains("n&lt;2&gt;") && shown.contains("700 ms"), "{shown}");
+    }
+}
