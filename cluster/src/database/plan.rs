@@ -21,6 +21,8 @@ const OPEN_MS: i64 = 5_000;
 const NEAR_MS: i64 = 1_000;
 /// One that is behind by more leaves the ack set: a failover would wait for it.
 const FAR_MS: i64 = 5_000;
+/// By order, the next primary may receive for so long what the present one has.
+const HAND_OVER_MS: i64 = 1_500;
 /// So long all heirs are waited for before a primary that answers becomes its own heir.
 const FREEZE_MS: i64 = 3_000;
 
@@ -78,6 +80,18 @@ pub struct Plan {
     pub why: &'static str,
 }
 
+/// Whether the heir that is wanted still lacks what a primary has that gives its place away by order.
+fn hands_over(group: &Group, current: &BTreeMap<NodeId, &Report>) -> bool {
+    let Some(heir) = group.prefer.filter(|heir| group.heirs().contains(heir)) else { return false };
+    match (current.get(&group.primary), current.get(&heir)) {
+        // Both have heard of it: what is written now was on its way before.
+        (Some(head), Some(heir)) => {
+            head.local.up && heir.local.connected && heir.local.received() < head.local.binlog_seq
+        }
+        _ => true,
+    }
+}
+
 /// The leader's memory; empty in every new term.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
@@ -91,6 +105,8 @@ pub struct Planner {
     /// The first round since which the primary is told to wait for acknowledgements.
     sync_since: Option<u64>,
     pace: Pace,
+    /// Epoch that was seen without a failover, until one orders a freeze.
+    steady: Option<u64>,
     /// Since when something is so, and of what.
     since: BTreeMap<(NodeId, &'static str), i64>,
 }
@@ -172,11 +188,25 @@ impl Planner {
         let frozen: BTreeSet<NodeId> = heirs.iter().copied().filter(is_frozen).collect();
         let enough = frozen == heirs || (planted::on("promotion-without-a-member") && !frozen.is_empty());
         let all = !heirs.is_empty() && enough;
+        let waited = self.lasting(primary, "failing over", true, now_ms);
+        // Never back from a freeze: a report of it may still be on its way. A leader that did not see this failover begin
+        // does not know whether there was one.
+        let began_here = self.steady == Some(group.epoch) || planted::on("back-from-a-freeze");
+        let may_hand_over = began_here && waited < HAND_OVER_MS;
+        if may_hand_over && hands_over(group, current) {
+            // By order: its gate is closed, and the one that is wanted still receives the rest.
+            plan.orders.insert(primary, Order::Hold);
+            for node in &heirs {
+                let order = Order::Follow { primary, acks: true, reach: None, verify: false };
+                plan.orders.insert(*node, order);
+            }
+            return;
+        }
+        self.steady = None;
         for node in &heirs {
             plan.orders.insert(*node, Order::Freeze { epoch });
         }
         plan.orders.insert(primary, if all { Order::Kill } else { Order::Hold });
-        let waited = self.lasting(primary, "failing over", true, now_ms);
         if all {
             // The one that received most; a primary and a master on one node would die together.
             let rank = |node: &&NodeId| {
@@ -227,6 +257,7 @@ impl Planner {
         plan: &mut Plan,
     ) {
         let (epoch, primary) = (group.epoch, group.primary);
+        self.steady = Some(epoch);
         let head = current.get(&primary).copied();
         let mut entries = Vec::new();
         let leads = |report: &Report| report.memory.leading == Some(epoch);
@@ -292,6 +323,10 @@ impl Planner {
                     away.insert(node);
                 }
             } else {
+                if good && group.ack_set.len() < 2 {
+                    // Without a pause it might never catch up.
+                    worst_ms = worst_ms.max(lag_ms.unwrap_or(FAR_MS));
+                }
                 // It begins anew when it comes back.
                 self.lasting(node, "acknowledges nothing", false, now_ms);
                 // Until it is known to acknowledge nothing it is kept away.
