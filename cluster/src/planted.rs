@@ -16,12 +16,13 @@ pub const NAMES: [&str; 10] = [
 ];
 
 /// Those of the database group.
-pub const DATABASE: [&str; 5] = [
+pub const DATABASE: [&str; 6] = [
     "stop-slave-before-promotion",
     "promotion-without-a-member",
     "restarted-acker-counts",
     "gate-before-fence",
     "heirs-before-proof",
+    "back-from-a-freeze",
 ];
 
 /// Whether the bug of this name is switched on (by `ELPIS_PLANTED_BUG`).

@@ -28,7 +28,7 @@ fn recorded(ledger: &Value) -> u64 {
 
 #[test]
 fn the_master_dies_and_the_checks_go_on() {
-    let dev = Dev::up(&[]);
+    let dev = Dev::managed(&[]);
     let status = dev.json(&["cluster", "status"]);
     assert!(all_owned(&status), "{status}");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3, "{status}");

@@ -106,7 +106,7 @@ pub(super) fn socket_url(socket: &Path) -> String {
     for byte in socket.as_os_str().as_encoded_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
-                path.push(char::from(*byte))
+                path.push(char::from(*byte));
             }
             other => path.push_str(&format!("%{other:02X}")),
         }

@@ -84,9 +84,11 @@ impl Told {
     }
 }
 
+type Say = dyn Fn(&str, &str) + Send + Sync;
+
 /// Where the supervisor tells what an operator should see.
 #[derive(Clone)]
-pub struct Events(Arc<dyn Fn(&str, &str) + Send + Sync>);
+pub struct Events(Arc<Say>);
 
 impl Events {
     /// From a function that takes kind and text.
@@ -158,6 +160,12 @@ impl GateOrders {
     #[must_use]
     pub fn now(&self) -> Option<Traffic> {
         self.orders.borrow().clone()
+    }
+
+    /// Port at which the gate takes this node's server to its source, as it said last.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        Some(self.done.borrow().replication_port).filter(|port| *port > 0)
     }
 
     /// Waits until the gate obeys this order or a later one; the answer is its replication port. `None` = not in time.

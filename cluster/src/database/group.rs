@@ -92,6 +92,8 @@ pub enum Entry {
     Grow { epoch: u64, node: NodeId },
     /// It acknowledges no more, and what it alone had acknowledged is held by another one.
     Shrink { epoch: u64, node: NodeId },
+    /// The primary is to wait at each commit from now on.
+    Waits { epoch: u64 },
     /// The primary waits at each commit, and one was acknowledged since it does: the ack set holds all.
     Sync { epoch: u64 },
     /// The primary waits for nobody any more: nobody may acknowledge.
@@ -211,9 +213,17 @@ impl Group {
                     return Err(Refused::NotFit);
                 }
             }
+            Entry::Waits { epoch } => {
+                self.steady(*epoch)?;
+                if self.ack_set.is_empty() || self.mode != Mode::Single {
+                    return Err(Refused::NotFit);
+                }
+                self.mode = Mode::Waiting;
+            }
             Entry::Sync { epoch } => {
                 self.steady(*epoch)?;
-                if self.ack_set.is_empty() {
+                // One that was planned before the primary ceased to wait comes too late.
+                if self.ack_set.is_empty() || self.mode == Mode::Single {
                     return Err(Refused::NotFit);
                 }
                 self.mode = Mode::Sync;
@@ -250,6 +260,9 @@ mod tests {
             group.apply(&Entry::Grow { epoch: 1, node }).unwrap();
         }
         assert!(group.heirs().is_empty(), "the primary does not wait for them yet");
+        assert_eq!(group.apply(&Entry::Sync { epoch: 1 }), Err(Refused::NotFit), "it does not wait yet");
+        group.apply(&Entry::Waits { epoch: 1 }).unwrap();
+        assert!(group.heirs().is_empty(), "nothing was acknowledged yet");
         group.apply(&Entry::Sync { epoch: 1 }).unwrap();
         group
     }

@@ -23,6 +23,8 @@ const NEAR_MS: i64 = 1_000;
 const FAR_MS: i64 = 5_000;
 /// By order, the next primary may receive for so long what the present one has.
 const HAND_OVER_MS: i64 = 1_500;
+/// A node that lives and does not say that its server has ended holds a failover up for so long, and no longer.
+const CLOSED_MS: i64 = 8_000;
 /// So long all heirs are waited for before a primary that answers becomes its own heir.
 const FREEZE_MS: i64 = 3_000;
 
@@ -105,6 +107,10 @@ pub struct Planner {
     /// The first round since which the primary is told to wait for acknowledgements.
     sync_since: Option<u64>,
     pace: Pace,
+    /// Members that are being put out of the ack set, and those of them for whom that was proposed: these stay blocked
+    /// until it is so, or an acknowledgement of theirs might come in between.
+    away: BTreeSet<NodeId>,
+    shrinking: BTreeSet<NodeId>,
     /// Epoch that was seen without a failover, until one orders a freeze.
     steady: Option<u64>,
     /// Since when something is so, and of what.
@@ -145,6 +151,7 @@ impl Planner {
             self.since.clear();
             self.sync_since = None;
             self.pace = Pace::default();
+            (self.away, self.shrinking) = (BTreeSet::new(), BTreeSet::new());
         }
         // Only what was seen after an order of this epoch counts.
         let current: BTreeMap<NodeId, &Report> = reports
@@ -154,7 +161,7 @@ impl Planner {
             .collect();
         let mut plan = Plan { round: self.round, orders: BTreeMap::new(), entry: None, why: "" };
         if group.failing_over {
-            self.fail_over(group, epoch, &current, me, now_ms, &mut plan);
+            self.fail_over(group, live, &current, me, now_ms, &mut plan);
         } else {
             self.lead(group, live, &current, now_ms, &mut plan);
             // Who has no copy yet gets one; who was removed needs none.
@@ -171,18 +178,20 @@ impl Planner {
     fn fail_over(
         &mut self,
         group: &Group,
-        epoch: u64,
+        live: &BTreeSet<NodeId>,
         current: &BTreeMap<NodeId, &Report>,
         me: NodeId,
         now_ms: i64,
         plan: &mut Plan,
     ) {
-        let (primary, heirs) = (group.primary, group.heirs());
+        let (epoch, primary, heirs) = (group.epoch + 1, group.primary, group.heirs());
         let is_frozen = |node: &NodeId| {
             // One that has died since has lost what it had received.
             current.get(node).is_some_and(|report| {
                 let whole = report.memory.whole || planted::on("restarted-acker-counts");
-                report.local.up && report.memory.frozen == Some(epoch) && whole
+                // One that applies nothing any more would never come to the end of what it has.
+                let applies = report.local.sql || report.local.applied_seq >= report.local.received();
+                report.local.up && report.memory.frozen == Some(epoch) && whole && applies
             })
         };
         let frozen: BTreeSet<NodeId> = heirs.iter().copied().filter(is_frozen).collect();
@@ -223,7 +232,10 @@ impl Planner {
             };
             let upto = report.local.received();
             plan.orders.insert(heir, Order::Detach { epoch, upto });
-            if report.memory.detached == Some(epoch) && report.local.binlog_seq == upto {
+            // Before another one opens, nobody reads the old rows at this one as if they were the newest.
+            let ended = current.get(&primary).is_some_and(|old| !old.local.up);
+            let closed = !live.contains(&primary) || ended || waited >= CLOSED_MS;
+            if closed && report.memory.detached == Some(epoch) && report.local.binlog_seq == upto {
                 plan.entry = Some(Entry::Promoted { epoch, primary: heir, base_seq: upto });
             }
         } else if let Some(report) = current.get(&primary)
@@ -349,27 +361,39 @@ impl Planner {
         if self.lasting(primary, "nobody acknowledges", alone, now_ms) >= patience {
             entries.push(Entry::Single { epoch });
         }
+        away.extend(self.away.iter().filter(|node| group.ack_set.contains(node)));
+        self.shrinking.retain(|node| group.ack_set.contains(node));
         if acknowledging.is_subset(&away) {
             // Somebody slow is better than nobody.
             away.retain(|node| !acknowledging.contains(node));
         }
-        if !acknowledging.is_empty() && group.ack_set.len() > 1 {
-            for node in away {
-                blocked.insert(node);
-                if head.is_some_and(|head| head.memory.dropped.contains(&node)) {
-                    entries.push(Entry::Shrink { epoch, node });
-                }
+        if acknowledging.is_subset(&away) || group.ack_set.len() < 2 {
+            away.clear();
+        }
+        self.away.clone_from(&away);
+        away.extend(&self.shrinking);
+        for node in away {
+            blocked.insert(node);
+            if head.is_some_and(|head| head.memory.dropped.contains(&node)) {
+                entries.push(Entry::Shrink { epoch, node });
             }
         }
         let slow_ms = self.pace.slow_ms(worst_ms, now_ms);
-        let sync = group.mode != Mode::Single || !acknowledging.is_empty();
+        // Switched on and off by entries alone: what was planned before may be agreed on later.
+        let sync = group.mode != Mode::Single;
+        if !sync && !acknowledging.is_empty() {
+            entries.push(Entry::Waits { epoch });
+        }
         self.sync_since = if sync { self.sync_since.or(Some(self.round)) } else { None };
         let proved =
             head.zip(self.sync_since).is_some_and(|(head, since)| head.echo >= since && head.memory.synced);
-        if group.mode != Mode::Sync && !group.ack_set.is_empty() && proved {
+        if group.mode == Mode::Waiting && !group.ack_set.is_empty() && proved {
             entries.push(Entry::Sync { epoch });
         }
         plan.orders.insert(primary, Order::Lead { epoch, sync, blocked, install: !made, slow_ms });
         plan.entry = entries.into_iter().next();
+        if let Some(Entry::Shrink { node, .. }) = plan.entry {
+            self.shrinking.insert(node);
+        }
     }
 }

@@ -164,7 +164,9 @@ fn freeze(epoch: u64, local: &Local, memory: &mut Memory) -> Option<Action> {
         return None;
     }
     if local.io {
-        return Some(Action::StopIo);
+        // With both threads off what was received is lost at the next start: it has to apply while it still receives.
+        let stands = local.source.is_some() && !local.sql && !local.broken;
+        return Some(if stands { Action::StartSql } else { Action::StopIo });
     }
     memory.frozen = Some(epoch);
     None

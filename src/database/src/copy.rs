@@ -127,6 +127,8 @@ async fn within<T>(work: impl Future<Output = std::io::Result<T>>) -> Result<T, 
 /// A copy that is being fetched.
 #[derive(Debug)]
 pub(crate) struct Copying {
+    /// Whose files.
+    pub(crate) primary: NodeId,
     task: JoinHandle<Result<String, Error>>,
     outcome: Option<Result<String, Error>>,
 }
@@ -135,7 +137,7 @@ impl Copying {
     /// From the primary, through the gate.
     pub(crate) fn begin(folder: &Folder, primary: NodeId) -> Copying {
         let folder = folder.clone();
-        Copying { task: tokio::spawn(async move { fetch(&folder, primary).await }), outcome: None }
+        Copying { primary, task: tokio::spawn(async move { fetch(&folder, primary).await }), outcome: None }
     }
 
     /// What came of it, once [`ended`] has resolved.

@@ -30,7 +30,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use table::{Kind, Place, Table};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,8 @@ use wire::{Answer, Ask};
 
 /// Most connections at a time, each way.
 const CONNECTIONS: usize = 512;
+/// Connections whose node is not known yet, at a time.
+const GUESTS: usize = 64;
 /// Time for a connection, a handshake and the words at its begin.
 const BEGIN: Duration = Duration::from_secs(5);
 /// A connection that comes while no primary is open is held for so long before it is closed.
@@ -77,6 +79,8 @@ struct Shared {
     map: RwLock<Arc<Map>>,
     table: Table,
     places: Arc<Semaphore>,
+    /// Handshakes at a time.
+    guests: Arc<Semaphore>,
 }
 
 impl Serving for Shared {
@@ -113,6 +117,7 @@ pub async fn run(config: GateConfig, link: Link, stop: CancellationToken) -> Res
         map: RwLock::new(link.map().borrow().clone()),
         table: Table::default(),
         places: Arc::new(Semaphore::new(CONNECTIONS)),
+        guests: Arc::new(Semaphore::new(GUESTS)),
     });
     let acceptor = TlsAcceptor::from(Arc::new(server));
     tokio::spawn(stop.clone().run_until_cancelled_owned(obey(Arc::clone(&shared), link.clone(), port)));
@@ -122,7 +127,9 @@ pub async fn run(config: GateConfig, link: Link, stop: CancellationToken) -> Res
             () = stop.cancelled() => return Ok(()),
             () = link.superseded() => return Ok(()),
             Ok((stream, _)) = peers.accept() => {
-                shared.spawn(|shared| from_peer(shared, acceptor.clone(), stream));
+                // Whoever is not known yet takes no place of those who are.
+                let Ok(guest) = Arc::clone(&shared.guests).try_acquire_owned() else { continue };
+                shared.spawn(|shared| from_peer(shared, acceptor.clone(), stream, guest));
             }
             Ok((stream, _)) = statements.accept() => shared.spawn(|shared| from_server(shared, stream)),
             Ok((stream, _)) = own.accept() => shared.spawn(|shared| from_replica(shared, stream)),
@@ -240,12 +247,15 @@ async fn from_server(shared: Arc<Shared>, stream: UnixStream) -> std::io::Result
                 None => {}
                 Some(place) if primary == shared.node => match shared.table.open(Kind::Serve { epoch }) {
                     Some(serving) => {
-                        let server = shared.own_server().await?;
-                        return both(&serving, &place, relay(stream, server, Some(&*shared))).await;
+                        let work = async {
+                            let server = shared.own_server().await?;
+                            relay(stream, server, Some(&*shared)).await
+                        };
+                        return both(&serving, &place, work).await;
                     }
                     None => why = other("this node's server is not open yet"),
                 },
-                Some(place) => match shared.peer(primary, Ask::Statements { epoch }).await {
+                Some(place) => match place.during(shared.peer(primary, Ask::Statements { epoch })).await {
                     Ok(peer) => return place.during(relay(stream, peer, None::<&Shared>)).await,
                     Err(error) => why = error,
                 },
@@ -295,7 +305,12 @@ async fn from_copier(shared: Arc<Shared>, stream: UnixStream) -> std::io::Result
 }
 
 /// The gate of another node.
-async fn from_peer(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<()> {
+async fn from_peer(
+    shared: Arc<Shared>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    guest: OwnedSemaphorePermit,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let begin = async {
         let mut stream = acceptor.accept(stream).await?;
@@ -311,6 +326,7 @@ async fn from_peer(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream
         Ok::<_, std::io::Error>((stream, node, ask))
     };
     let (mut stream, node, ask) = timeout(BEGIN, begin).await.map_err(|_| other("no words in time"))??;
+    drop(guest);
     let kind = match ask {
         Ask::Statements { epoch } => Kind::Serve { epoch },
         Ask::Replication => Kind::Feed { node },
@@ -319,17 +335,19 @@ async fn from_peer(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream
     let Some(place) = shared.table.open(kind) else {
         return wire::reply(&mut stream, Answer::Refused).await;
     };
-    let server = if ask == Ask::Copy {
-        UnixStream::connect(out_socket(&shared.data)).await
-    } else {
-        shared.own_server().await
-    };
-    let Ok(server) = server else {
-        return wire::reply(&mut stream, Answer::Refused).await;
-    };
-    wire::reply(&mut stream, Answer::Welcome).await?;
     let serving = matches!(ask, Ask::Statements { .. }).then_some(&*shared);
-    place.during(relay(stream, server, serving)).await
+    let work = async {
+        let server = match ask {
+            Ask::Copy => UnixStream::connect(out_socket(&shared.data)).await,
+            _ => shared.own_server().await,
+        };
+        let Ok(server) = server else {
+            return wire::reply(&mut stream, Answer::Refused).await;
+        };
+        wire::reply(&mut stream, Answer::Welcome).await?;
+        relay(stream, server, serving).await
+    };
+    place.during(work).await
 }
 
 /// The port at which MariaDB finds its source: the same again after a restart, if it is free.

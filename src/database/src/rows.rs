@@ -47,7 +47,7 @@ pub(crate) struct Rows {
     socket: PathBuf,
     tasks: JoinSet<()>,
     waiting: BTreeMap<u16, (Purpose, u64)>,
-    done: mpsc::UnboundedSender<(u16, Written)>,
+    done: mpsc::Sender<(u16, Written)>,
     last: Option<Instant>,
     /// Connections that wait for their next row.
     idle: Arc<Mutex<Vec<MySqlConnection>>>,
@@ -55,7 +55,7 @@ pub(crate) struct Rows {
 
 impl Rows {
     /// What ends comes out of `done`, and goes through [`Rows::ended`].
-    pub(crate) fn new(socket: PathBuf, done: mpsc::UnboundedSender<(u16, Written)>) -> Rows {
+    pub(crate) fn new(socket: PathBuf, done: mpsc::Sender<(u16, Written)>) -> Rows {
         Rows {
             socket,
             tasks: JoinSet::new(),
@@ -118,7 +118,7 @@ impl Rows {
             };
             let written = Written { purpose, turn, done: work.await };
             // Nobody listens any more only at the end.
-            let _ = done.send((slot, written));
+            let _ = done.send((slot, written)).await;
         });
         Ok(())
     }

@@ -7,8 +7,10 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+/// A process that was killed is gone within this, unless the disk holds it.
+const GONE: Duration = Duration::from_secs(10);
 /// How often an adopted process is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -58,19 +60,20 @@ impl Server {
         let child = tokio::process::Command::from(command).spawn().map_err(failed)?;
         let pid = child.id().unwrap_or(0);
         let path = self.folder.pid_file();
+        (self.process, self.child) = (Process::find(pid), Some(child));
+        // MariaDB writes it too, a moment later.
         fs::write(&path, pid.to_string())
-            .map_err(|e| Error::File(format!("cannot write {}", path.display()), e))?;
-        self.process = Process::find(pid);
-        self.child = Some(child);
-        Ok(())
+            .map_err(|e| Error::File(format!("cannot write {}", path.display()), e))
     }
 
     /// SIGKILL: an orderly end would commit what nobody acknowledged.
-    pub(crate) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) -> Result<(), Error> {
         if let Some(process) = self.process {
             process.kill();
-            self.ended().await;
+            let gone = timeout(GONE, self.ended()).await;
+            return gone.map_err(|_| Error::Silent(GONE.as_millis(), "its end after SIGKILL"));
         }
+        Ok(())
     }
 
     /// Waits for the end of the process that runs; for ever when none does.

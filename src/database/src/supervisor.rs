@@ -24,6 +24,8 @@ use verifying::Verifying;
 /// How often it looks when nothing happens, and while something is to be brought about.
 const CALM: Duration = Duration::from_millis(200);
 const BUSY: Duration = Duration::from_millis(20);
+/// Rows that ended and are not looked at yet; fewer than this are under way.
+const QUEUE: usize = 32;
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_millis(150);
 /// The write probe's pace, and how long it may take while nothing waits for an acknowledgement.
@@ -46,7 +48,7 @@ pub async fn run(config: Config, mut wires: Wires) {
     if !first {
         return;
     }
-    let (done, rows) = mpsc::unbounded_channel();
+    let (done, rows) = mpsc::channel(QUEUE);
     let folder = Folder::new(&config);
     let socket = folder.socket();
     if let Err(error) = folder.make() {
@@ -74,6 +76,7 @@ pub async fn run(config: Config, mut wires: Wires) {
         copying: None,
         verifying: Verifying::default(),
         accounts: None,
+        seen: false,
         cut: false,
         complained: String::new(),
     };
@@ -105,6 +108,8 @@ struct Supervisor {
     verifying: Verifying,
     /// Accounts that are being made, or are there.
     accounts: Option<Accounts>,
+    /// The last look succeeded.
+    seen: bool,
     /// The way to the source is cut on purpose.
     cut: bool,
     /// What was complained about last.
@@ -122,6 +127,8 @@ struct Accounts {
 struct Probe {
     asked: Option<Instant>,
     answered: Option<Instant>,
+    /// The last one was refused.
+    failed: bool,
 }
 
 #[derive(Default)]
@@ -149,13 +156,13 @@ impl Starts {
 }
 
 impl Supervisor {
-    async fn work(&mut self, wires: &mut Wires, mut rows: mpsc::UnboundedReceiver<(u16, Written)>) {
+    async fn work(&mut self, wires: &mut Wires, mut rows: mpsc::Receiver<(u16, Written)>) {
         loop {
             let task = wires.tasks.borrow_and_update().clone().unwrap_or_default();
             self.look().await;
             let mut pause = CALM;
-            let action = self.decide(&task);
-            self.direct_traffic(&task.order);
+            let action = self.decide(&task).await;
+            self.direct_traffic(&task);
             self.tell(wires, &task);
             if let Some(action) = action {
                 pause = BUSY;
@@ -190,7 +197,7 @@ impl Supervisor {
     async fn look(&mut self) {
         let Some(instance) = self.server.instance() else {
             let instance = self.local.instance;
-            let broken = !self.folder.has_copy() || self.starts.in_vain >= IN_VAIN;
+            let broken = !self.folder.has_copy() || self.starts.in_vain >= IN_VAIN || self.copying.is_some();
             self.local = Local { instance, broken, ..Local::default() };
             self.known = None;
             self.sql.forget();
@@ -202,15 +209,18 @@ impl Supervisor {
             self.rows.clear();
             self.probe = Probe::default();
         }
+        self.seen = true;
         if let Err(error) = self.take_position().await {
             tracing::debug!(%error, "a new copy has not taken its position yet");
+            self.seen = false;
             return;
         }
         match look(&mut self.sql, instance, self.source.node()).await {
             Ok((mut local, aside)) => {
                 local.writes = self.probe.good(aside.waits);
                 // The gate was restarted and listens elsewhere: its source is none that can be reached.
-                if local.source.is_some() && self.source.port() != aside.port {
+                let elsewhere = self.gate.port().is_some_and(|port| port != aside.port);
+                if local.source.is_some() && (self.source.port() != aside.port || elsewhere) {
                     local.source = None;
                 }
                 self.verifying.on((instance, self.memory.follows));
@@ -225,8 +235,9 @@ impl Supervisor {
             }
             Err(error) => {
                 tracing::debug!(%error, "MariaDB does not answer");
-                // It stands as it was last seen, and does nothing.
+                // It stands as it was last seen; whether it acknowledges is not known.
                 (self.local.up, self.local.writes, self.local.connected) = (true, false, false);
+                (self.local.acks, self.seen) = (true, false);
             }
         }
     }
@@ -243,17 +254,27 @@ impl Supervisor {
     }
 
     /// What to do next. A server that has not answered yet is only killed.
-    fn decide(&mut self, task: &Task) -> Option<Action> {
-        if self.copying.is_some() {
+    async fn decide(&mut self, task: &Task) -> Option<Action> {
+        if let Some(copying) = &self.copying {
+            if matches!(task.order, Order::Rebuild { primary } if primary != copying.primary) {
+                // Another one's files are wanted by now.
+                self.copying = None;
+            }
             return None;
         }
         let follows = matches!(task.order, Order::Follow { verify: true, .. });
         if follows && self.local.connected && self.local.sql && !self.local.broken {
-            self.verify(&task.context.admin);
+            self.verify(&task.context.admin).await;
         } else {
             self.verifying.stop();
         }
         if self.server.instance().is_some() && self.known.is_none() && task.order != Order::Kill {
+            return None;
+        }
+        // A server that does not answer now is not looked at with old eyes; only one that led is killed.
+        let led =
+            matches!(task.order, Order::Follow { .. }) && (self.local.semi_master || !self.local.read_only);
+        if self.server.instance().is_some() && !self.seen && task.order != Order::Kill && !led {
             return None;
         }
         let before = self.memory.instance;
@@ -271,17 +292,20 @@ impl Supervisor {
     }
 
     /// The gate lets statements in only while this server leads; replication is `act`'s.
-    fn direct_traffic(&mut self, order: &Order) {
+    fn direct_traffic(&mut self, task: &Task) {
+        let order = &task.order;
         let serve = match order {
             Order::Lead { epoch, .. } if self.local.up && self.memory.leading == Some(*epoch) => Some(*epoch),
             _ => None,
         };
         // A node agent that has just started does not know yet whether it leads: the gate goes on as it was told.
-        let undecided = matches!(order, Order::Lead { .. } | Order::Hold) && self.server.instance().is_some();
+        let unheard = task.newest == (0, 0);
+        let undecided = (unheard || matches!(order, Order::Lead { .. })) && self.server.instance().is_some();
         if undecided && serve.is_none() && self.gate.now().is_none() {
             return;
         }
-        let source = self.source.node().filter(|_| self.local.up && !self.cut);
+        let frozen = matches!(order, Order::Freeze { .. } | Order::Detach { .. });
+        let source = self.source.node().filter(|_| self.local.up && !self.cut && !frozen);
         let (refuse, slow_ms) = match order {
             Order::Lead { slow_ms, .. } => (self.memory.blocked.clone().unwrap_or_default(), *slow_ms),
             _ => (Nodes::new(), 0),
@@ -314,12 +338,14 @@ impl Supervisor {
     /// A row was acknowledged, or failed.
     fn take(&mut self, slot: u16, written: Written) {
         let Some(Written { purpose, turn, done }) = self.rows.ended(slot, written) else { return };
+        if purpose == Purpose::Probe {
+            (self.probe.answered, self.probe.failed) = (Some(Instant::now()), done.is_err());
+        }
         if let Err(error) = done {
             tracing::debug!(%error, ?purpose, "a row of the supervisor");
             return;
         }
         match purpose {
-            Purpose::Probe => self.probe.answered = Some(Instant::now()),
             Purpose::Fence { epoch } if turn == self.turn => self.memory.fenced = Some(epoch),
             Purpose::Heartbeat if turn == self.turn => {
                 self.memory.dropped = self.memory.blocked.clone().unwrap_or_default();
@@ -337,8 +363,7 @@ impl Supervisor {
         }
         let waits = self.probe.waits();
         if !waits && self.probe.asked.is_none_or(|asked| asked.elapsed() >= PROBE) {
-            self.probe.asked = Some(Instant::now());
-            self.probe.answered = None;
+            (self.probe.asked, self.probe.answered) = (Some(Instant::now()), None);
             if let Err(error) = self.rows.write(Purpose::Probe, 0, &[]) {
                 tracing::warn!(%error, "the write probe");
             }
@@ -355,8 +380,8 @@ impl Supervisor {
     }
 
     /// Compares the copy with the primary, once since it began to follow.
-    fn verify(&mut self, admin: &Login) {
-        match self.verifying.step() {
+    async fn verify(&mut self, admin: &Login) {
+        match self.verifying.step().await {
             verifying::Step::Begin => {
                 let gate = self.config.data.join("run/db.sock");
                 self.verifying.begin(crate::verify::verify(self.folder.socket(), gate, admin.clone()));
@@ -376,7 +401,7 @@ impl Supervisor {
         match self.copying.take().and_then(|mut copying| copying.outcome()) {
             Some(Ok(said)) => self.events.say("database", &said),
             Some(Err(error)) => {
-                self.events.say("database", &format!("the copy failed: {error}; it is tried again"))
+                self.events.say("database", &format!("the copy failed: {error}; it is tried again"));
             }
             None => {}
         }
@@ -391,7 +416,7 @@ impl Probe {
     /// Whether the server writes, or only waits for an acknowledgement.
     fn good(&self, waits_for_acknowledgement: bool) -> bool {
         let late = self.asked.is_some_and(|asked| asked.elapsed() > PROBE_LIMIT);
-        waits_for_acknowledgement || !(self.waits() && late)
+        waits_for_acknowledgement || !(self.failed || (self.waits() && late))
     }
 }
 

@@ -31,7 +31,7 @@ impl Dev {
     }
 
     pub(crate) fn grow(&self, nodes: u32) -> Result<()> {
-        self.run(&["dev", "up", "--detach", "--nodes", &nodes.to_string()]).map(drop)
+        self.run(&["dev", "up", "--detach", "--one-database", "--nodes", &nodes.to_string()]).map(drop)
     }
 
     pub(crate) fn dir(&self) -> &Path {

@@ -71,7 +71,7 @@ impl Fault {
 /// What a run gave.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    /// From the fault to the next acknowledged row.
+    /// From the fault to the next acknowledged row; of a switchover and a paused node agent, the longest time without one.
     pub(crate) written_ms: Option<u128>,
     /// From the fault to a primary with two that acknowledge.
     pub(crate) healed_ms: u128,
@@ -80,14 +80,13 @@ pub(crate) struct Seen {
 /// Does it, waits until all is well again, and judges.
 pub(crate) async fn run(world: &World, fault: Fault) -> Result<Seen> {
     world.healed().await?;
-    let before = world.acknowledged();
     let primary = world.primary().await?;
     let epoch = world.status().await?["database"]["epoch"].as_u64().unwrap_or(0);
     let (begin, written) =
         strike(world, fault, &primary, epoch).await.with_context(|| format!("{fault:?}"))?;
     world.healed().await.with_context(|| format!("{fault:?}"))?;
     let healed_ms = begin.elapsed().as_millis();
-    ensure!(world.acknowledged() > before, "nothing was written");
+    world.written_again(Instant::now(), HEALED).await?;
     world.judge().await.with_context(|| format!("after {fault:?}"))?;
     Ok(Seen { written_ms: written.map(|time| time.as_millis()), healed_ms })
 }
@@ -121,10 +120,13 @@ async fn strike(
         }
         Fault::Agent => {
             world.signal(primary, "node", SIGSTOP)?;
-            let written = world.written_again(begin, limit).await;
-            sleep(Duration::from_millis(500)).await;
+            let moved = |status: &Value| status["database"]["epoch"].as_u64() > Some(epoch);
+            let moved = world.until("a new epoch", limit, moved).await;
+            let written = world.written_again(Instant::now(), limit).await;
             world.signal(primary, "node", SIGCONT)?;
-            return Ok((begin, Some(written?)));
+            moved.and(written)?;
+            // Its gate goes on for as long as the lease does.
+            return Ok((begin, Some(world.longest_pause(begin))));
         }
         Fault::Gate => {
             world.signal(primary, "db-gate", SIGSTOP)?;
@@ -218,10 +220,13 @@ async fn strike(
         Fault::Switchover => {
             let to = world.ackers().await?.pop().context("nobody acknowledges")?;
             world.run(&["database", "switchover", &to])?;
-            let written = world.written_again(begin, limit).await?;
-            let moved = |status: &Value| status["database"]["primary"] == to.as_str();
+            let moved = |status: &Value| {
+                status["database"]["primary"] == to.as_str() && status["database"]["failing_over"] == false
+            };
             world.until("the new primary is the one asked for", limit, moved).await?;
-            return Ok((begin, Some(written)));
+            world.written_again(Instant::now(), limit).await?;
+            // The order comes first, the pause later.
+            return Ok((begin, Some(world.longest_pause(begin))));
         }
     }
     let written = if fault.moves() { Some(world.written_again(begin, limit).await?) } else { None };

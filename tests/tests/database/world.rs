@@ -212,6 +212,15 @@ impl World {
         bail!("no row was acknowledged within {} s{}", limit.as_secs(), self.logs())
     }
 
+    /// The longest time without an acknowledgement since then.
+    pub(crate) fn longest_pause(&self, since: Instant) -> Duration {
+        let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers: Vec<Instant> =
+            held.iter().map(|row| row.2).filter(|answered| *answered >= since).collect();
+        answers.sort();
+        answers.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
+    }
+
     /// Rows that were acknowledged so far.
     pub(crate) fn acknowledged(&self) -> usize {
         self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len()

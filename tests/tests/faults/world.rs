@@ -87,7 +87,7 @@ impl World {
             std::fs::create_dir_all(world.folder(node).join("run")).unwrap();
         }
         // Its node is stopped at once: what stays is a MariaDB with a schema and an account.
-        world.dev(&["dev", "up", "--detach", "--nodes", "1"]);
+        world.dev(&["dev", "up", "--detach", "--one-database", "--nodes", "1"]);
         world.dev(&["dev", "stop", "n1"]);
         world
     }

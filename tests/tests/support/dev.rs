@@ -20,8 +20,13 @@ pub(crate) struct Dev {
 }
 
 impl Dev {
-    /// With these options of `elpis dev up`.
+    /// With one database outside of the nodes: up sooner. With these options of `elpis dev up`.
     pub(crate) fn up(options: &[&str]) -> Dev {
+        Dev::managed(&[&["--one-database"], options].concat())
+    }
+
+    /// The nodes run the database.
+    pub(crate) fn managed(options: &[&str]) -> Dev {
         let dev = Dev { dir: tempfile::tempdir().unwrap() };
         dev.run(&[&["dev", "up", "--detach"], options].concat());
         dev

@@ -27,7 +27,7 @@ pub(super) enum Kind {
 fn permits(kind: Kind, traffic: &Traffic, epoch: u64) -> bool {
     match kind {
         Kind::Reach { epoch: of } => of == epoch,
-        Kind::Serve { epoch } => traffic.serve == Some(epoch),
+        Kind::Serve { epoch: of } => traffic.serve == Some(of) && of == epoch,
         Kind::Follow { source } => traffic.source == Some(source),
         Kind::Feed { node } => !traffic.refuse.contains(&node),
         Kind::Copy => true,
@@ -59,7 +59,7 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// Works until it is done, or the connection may not be open any more.
-    pub(super) async fn during(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
+    pub(super) async fn during<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let cut = || Error::new(ErrorKind::ConnectionAborted, "it is not allowed any more");
         self.cut.run_until_cancelled(work).await.unwrap_or_else(|| Err(cut()))
     }
@@ -140,6 +140,7 @@ mod tests {
     #[tokio::test]
     async fn an_order_is_obeyed_when_nothing_of_the_old_one_is_open() {
         let table = Arc::new(Table::default());
+        table.in_epoch(3).await;
         assert!(table.open(Kind::Serve { epoch: 3 }).is_none());
         table.allow(Traffic { number: 1, serve: Some(3), ..Traffic::default() }).await;
         assert!(table.open(Kind::Serve { epoch: 2 }).is_none());
@@ -147,7 +148,7 @@ mod tests {
         let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(async move {
             let place = theirs.open(Kind::Serve { epoch: 3 }).unwrap();
-            let cut = place.during(std::future::pending()).await;
+            let cut = place.during(std::future::pending::<Result<()>>()).await;
             // It takes its time to end.
             wait.await.unwrap();
             cut
@@ -161,6 +162,8 @@ mod tests {
         go_on.send(()).unwrap();
         obeying.await;
         assert!(serving.await.unwrap().is_err());
+        assert!(table.open(Kind::Serve { epoch: 4 }).is_none(), "the map does not know it yet");
+        table.in_epoch(4).await;
         assert!(table.open(Kind::Serve { epoch: 4 }).is_some());
     }
 

@@ -1,6 +1,6 @@
 //! What is done.
 
-use super::{Nodes, Starts, Supervisor};
+use super::{Nodes, Probe, Starts, Supervisor};
 use crate::Error;
 use crate::copy::Copying;
 use crate::rows::Purpose;
@@ -33,10 +33,7 @@ impl Supervisor {
             Action::Start { master } => {
                 self.server.start(&self.config, *master, replica_id(task.context.node))
             }
-            Action::Kill => {
-                self.server.kill().await;
-                Ok(())
-            }
+            Action::Kill => self.server.kill().await,
             Action::StopIo => {
                 self.cut = true;
                 let number = self.order_gate(None, &BTreeSet::new());
@@ -62,6 +59,8 @@ impl Supervisor {
             Action::SetSemiMaster { on } => {
                 self.turn += 1;
                 self.rows.clear();
+                // The probe under way is given up with the others.
+                self.probe = Probe::default();
                 self.sql.run("waiting for acknowledgements", if *on { WAITS_ON } else { WAITS_OFF }).await
             }
             Action::WriteFence { epoch } => self.write_fence(*epoch, &task.context).await,
@@ -81,7 +80,7 @@ impl Supervisor {
             }
             Action::Heartbeat { .. } => self.rows.write(Purpose::Heartbeat, self.turn, &[]),
             Action::Rebuild { primary } => {
-                self.server.kill().await;
+                self.server.kill().await?;
                 self.source.set(None)?;
                 self.starts = Starts::default();
                 self.copying = Some(Copying::begin(&self.folder, *primary));

@@ -44,6 +44,12 @@ impl Source {
     }
 }
 
+/// Another one after each start of the machine; without one nothing is believed.
+fn boot_id() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
 /// The part of the memory that is about the server, not about its supervisor: instance, how often it began to follow,
 /// whether it is whole. Written before what it is about is done; an instance that is no more says nothing.
 #[derive(Debug)]
@@ -62,6 +68,10 @@ impl Kept {
         let read = || {
             let text = fs::read_to_string(folder.path("whole")).ok()?;
             let mut words = text.split_ascii_whitespace();
+            // After a start of the machine another process may have the same start time.
+            if words.next()? != boot_id() {
+                return None;
+            }
             let mut number = || words.next()?.parse::<u64>().ok();
             let (instance, follows, whole) = (number()?, number()?, number()? == 1);
             Some(Memory { instance, follows, whole, ..Memory::default() })
@@ -74,7 +84,7 @@ impl Kept {
         if now == self.last {
             return;
         }
-        let text = format!("{} {} {}\n", now.0, now.1, u8::from(now.2));
+        let text = format!("{} {} {} {}\n", boot_id(), now.0, now.1, u8::from(now.2));
         match fs::write(&self.file, text) {
             Ok(()) => self.last = now,
             // The worst that a restart then believes is what stood before: so what stood before goes.

@@ -1,7 +1,6 @@
 //! A comparison that is under way, and what came of it.
 
 use crate::Error;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,8 +14,7 @@ pub(super) struct Verifying {
     of: (u64, u64),
     /// The rows are the primary's, or are not; `None` = not known yet.
     pub(super) outcome: Option<bool>,
-    task: Option<JoinHandle<()>>,
-    done: Arc<Mutex<Option<Result<Vec<String>, Error>>>>,
+    task: Option<JoinHandle<Result<Vec<String>, Error>>>,
     failed: Option<Instant>,
 }
 
@@ -50,36 +48,32 @@ impl Verifying {
     }
 
     pub(super) fn begin(&mut self, work: impl Future<Output = Result<Vec<String>, Error>> + Send + 'static) {
-        let done = Arc::default();
-        self.done = Arc::clone(&done);
-        self.task = Some(tokio::spawn(async move {
-            let outcome = work.await;
-            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        }));
+        self.task = Some(tokio::spawn(work));
     }
 
-    pub(super) fn step(&mut self) -> Step {
+    /// Returns at once.
+    pub(super) async fn step(&mut self) -> Step {
         if self.outcome.is_some() || self.runs() {
             return Step::Nothing;
         }
-        if self.task.take().is_none() {
+        let Some(task) = self.task.take() else {
             let wait = self.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
             return if wait { Step::Nothing } else { Step::Begin };
-        }
-        match self.done.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(Ok(differ)) if differ.is_empty() => {
+        };
+        match task.await {
+            Ok(Ok(differ)) if differ.is_empty() => {
                 self.outcome = Some(true);
                 Step::Nothing
             }
-            Some(Ok(differ)) => {
+            Ok(Ok(differ)) => {
                 self.outcome = Some(false);
                 Step::Differs(differ.join(", "))
             }
-            Some(Err(error)) => {
+            Ok(Err(error)) => {
                 self.failed = Some(Instant::now());
                 Step::Failed(error)
             }
-            None => {
+            Err(_) => {
                 self.failed = Some(Instant::now());
                 Step::Failed(Error::Other("it was cut short".to_owned()))
             }

@@ -57,7 +57,7 @@ pub(crate) struct Demo {
     /// Seconds between two runs of a check
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub(crate) interval: u32,
-    /// Kills: the master first, then another node, in turn
+    /// Kills: the master first, then the node of the database's primary (or another one), in turn
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
     /// Leave the cluster running that the demo started

@@ -19,13 +19,22 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Time for the first result by the new owners, and for a node to be back.
 const AFTER: Duration = Duration::from_secs(30);
 
+/// What a node is beside a worker.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    master: bool,
+    /// Its copy of the database led.
+    primary: bool,
+}
+
 /// What was seen.
 #[derive(Debug)]
 pub(super) struct Round {
     pub(super) number: u32,
     /// Name of the killed node.
     pub(super) node: String,
-    was_master: bool,
+    /// What it was.
+    part: Part,
     /// From the kill until a living node said that it is down.
     pub(super) detected: Duration,
     /// From the kill until every shard had an owner with a live lease again.
@@ -37,7 +46,7 @@ pub(super) struct Round {
 /// Names of the columns.
 pub(super) fn head() -> String {
     format!(
-        "\n{:<19} {:>23}  {:>43}\n{:<6} {:<12} {:>11} {:>11}  {:>10} {:>11} {:>12} {:>7}",
+        "\n{:<19} {:>23}  {:>43}\n{:<6} {:<13} {:>11} {:>11}  {:>10} {:>11} {:>12} {:>7}",
         "",
         "SEEN AFTER THE KILL",
         "THE CLUSTER'S OWN RECORD",
@@ -53,9 +62,9 @@ pub(super) fn head() -> String {
 }
 
 impl Round {
-    /// Odd rounds kill the master, even ones another node.
+    /// Odd rounds kill the master, even ones the node of the database's primary, or another one.
     pub(super) async fn run(layout: &Layout, cluster: &Cluster, number: u32) -> Result<Round> {
-        let (node, was_master) = victim(cluster, number % 2 == 1).await?;
+        let (node, part) = victim(cluster, number % 2 == 1).await?;
         let killed_ms = Timestamp::now().as_millisecond();
         let begin = Instant::now();
         control::kill_now(layout, &node)?;
@@ -81,7 +90,7 @@ impl Round {
             sleep(LOOK).await;
         };
         let own = own_record(&survivor, &node, killed_ms).await;
-        Ok(Round { number, node, was_master, detected: detected.unwrap_or(reassigned), reassigned, own })
+        Ok(Round { number, node, part, detected: detected.unwrap_or(reassigned), reassigned, own })
     }
 
     /// A finished line of the table.
@@ -91,10 +100,15 @@ impl Round {
             Some(ms) => format!("{:.2} s", ms / 1e3),
             None => "-".to_owned(),
         };
-        let node = if self.was_master { format!("{} (master)", self.node) } else { self.node.clone() };
+        let node = match (self.part.master, self.part.primary) {
+            (true, true) => format!("{} (both)", self.node),
+            (true, false) => format!("{} (master)", self.node),
+            (false, true) => format!("{} (primary)", self.node),
+            (false, false) => self.node.clone(),
+        };
         let clear = if output::is_terminal() { "\r\u{1b}[K" } else { "" };
         format!(
-            "{clear}{:<6} {node:<12} {:>11} {:>11}  {:>10} {:>11} {:>12} {:>7}",
+            "{clear}{:<6} {node:<13} {:>11} {:>11}  {:>10} {:>11} {:>12} {:>7}",
             self.number,
             seconds(self.detected),
             seconds(self.reassigned),
@@ -109,7 +123,8 @@ impl Round {
         json!({
             "round": self.number,
             "node": self.node,
-            "was_master": self.was_master,
+            "was_master": self.part.master,
+            "was_primary": self.part.primary,
             "seen_down_ms": millis(self.detected),
             "seen_owned_ms": millis(self.reassigned),
             "cluster": self.own,
@@ -124,12 +139,16 @@ impl Round {
             if let Ok(status) = cluster.node(Method::GET, "/v1/status", None).await {
                 let back = line(&status, &self.node);
                 let leased = back.is_some_and(|line| line["lease_ms_left"].as_i64().unwrap_or(0) > 0);
-                if leased && all_owned(&status) {
+                if leased && all_owned(&status) && database_is_well(&status) {
                     return Ok(());
                 }
             }
             if begin.elapsed() > AFTER {
-                bail!("{} holds no lease {} s after its start", self.node, AFTER.as_secs());
+                bail!(
+                    "{} holds no lease, or the database is not well, {} s after its start",
+                    self.node,
+                    AFTER.as_secs()
+                );
             }
             sleep(LOOK * 4).await;
         }
@@ -140,17 +159,28 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn victim(cluster: &Cluster, master: bool) -> Result<(String, bool)> {
+/// The next node may be lost, where the nodes run the database.
+fn database_is_well(status: &Value) -> bool {
+    status["database"]["primary"].is_null() || status["can_lose"] != 0
+}
+
+async fn victim(cluster: &Cluster, master: bool) -> Result<(String, Part)> {
     let status = cluster.node(Method::GET, "/v1/status", None).await?;
     let now = status["master"].as_str().context("the cluster has no master")?.to_owned();
+    let primary = status["database"]["primary"].as_str();
+    let part = |node: &str| Part { master: node == now, primary: primary == Some(node) };
     if master {
-        return Ok((now, true));
+        return Ok((now.clone(), part(&now)));
+    }
+    if let Some(primary) = primary.filter(|primary| *primary != now) {
+        return Ok((primary.to_owned(), part(primary)));
     }
     let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
     let others = nodes.iter().filter(|n| n["name"] != now.as_str() && n["state"] == "up");
     let busiest = others.max_by_key(|n| n["shards"].as_u64());
     let other = busiest.context("there is no other node to kill: the demo needs two at least")?;
-    Ok((other["name"].as_str().unwrap_or_default().to_owned(), false))
+    let other = other["name"].as_str().unwrap_or_default();
+    Ok((other.to_owned(), part(other)))
 }
 
 /// A node whose agent runs.
@@ -177,7 +207,7 @@ fn live(number: u32, node: &str, since: Duration, status: &Value) {
     if output::is_terminal() {
         let master = status["master"].as_str().unwrap_or("none");
         output::print(&format!(
-            "\r\u{1b}[K{number:<6} {node:<12} {:.2} s  master {}, {} of {} shards owned",
+            "\r\u{1b}[K{number:<6} {node:<13} {:.2} s  master {}, {} of {} shards owned",
             since.as_secs_f32(),
             output::safe(master),
             output::cell(&status["shards"], "owned"),
