@@ -1,4 +1,4 @@
-//! Bytes to and fro.
+//! Bytes, both ways.
 
 use std::io::Result;
 use std::time::Duration;
