@@ -97,7 +97,7 @@ async fn a_person_watches_a_real_node_die() {
 
     // It comes back and gets work again, before the same eyes.
     dev.run(&["dev", "start", "n1"]);
-    driver.wait_in(&row("n1"), "all 4 up").await;
+    driver.wait_in(&row("n1"), "all 5 up").await;
     driver.until("it works again", SOON, &shards("n1"), |n| n.as_u64() > Some(0)).await;
     driver.screenshot("7-back").await;
     assert_eq!(driver.run(STILL).await, true, "the page was loaded again");
