@@ -11,7 +11,8 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(15);
 const CHANGED: &str = "log level changed for a while";
 const BACK: &str = "log level back to what it was";
-const PROCESSES: [&str; 5] = ["node", "tentacle-server", "data-server", "network-server", "console"];
+const PROCESSES: [&str; 6] =
+    ["node", "db-gate", "tentacle-server", "data-server", "network-server", "console"];
 
 fn count(text: &str, what: &str) -> usize {
     text.matches(what).count()

@@ -52,7 +52,9 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
         }
     }
     if roles.is_empty() {
-        roles = BUILT.to_vec();
+        // Without an address for a gate there is none.
+        let gate = options.gate_address.is_some();
+        roles = BUILT.iter().copied().filter(|role| gate || *role != Role::DbGate).collect();
     }
     let timings = match options.profile {
         Profile::Lan => Timings::LAN,
