@@ -260,7 +260,11 @@ async fn accounts_are_made_by_whoever_leads_and_a_failure_is_told() {
     let mut map = console.map();
     let first = map.wait_for(|map| map.database.is_some()).await.unwrap().database.clone().unwrap();
     assert!(!first.ready && first.password != "very secret" && first.user != "root");
-    assert!(node.status().await.unwrap().nodes[0].unfit.contains("accounts are not made"));
+    // The master knows it from the node's next heartbeat.
+    node.until("the node is unfit by its accounts", |status| {
+        status.nodes[0].unfit.contains("accounts are not made")
+    })
+    .await;
 
     broken.store(false, Ordering::SeqCst);
     let ready = map.wait_for(|map| map.database.as_ref().is_some_and(|database| database.ready));

@@ -33,6 +33,23 @@ fn the_master_dies_and_the_checks_go_on() {
     assert!(all_owned(&status), "{status}");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3, "{status}");
 
+    let elsewhere = [
+        "cluster",
+        "database",
+        "--on",
+        "n1",
+        "--database-url",
+        "mysql://nowhere/x",
+        "--password-file",
+        "/dev/null",
+    ];
+    let (named, said) = dev.command(&elsewhere);
+    assert!(!named && said.contains("run the database themselves"), "{said}");
+    for (node, why) in [("n9", "there is no node n9"), ("n1", "is the primary already")] {
+        let (moved, said) = dev.command(&["database", "switchover", node]);
+        assert!(!moved && said.contains(why), "{said}");
+    }
+
     let env = dev.run(&["dev", "env"]);
     let port = env.lines().find_map(|line| line.strip_prefix("ELPIS_SINK=127.0.0.1:")).unwrap().to_owned();
     for number in 0..CHECKS {

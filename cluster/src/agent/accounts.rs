@@ -101,7 +101,8 @@ pub(super) fn open(key: &ClusterKey, sealed: &str) -> Option<String> {
 }
 
 /// `mysql://localhost/elpis?socket=…` of a socket.
-pub(super) fn socket_url(socket: &Path) -> String {
+#[must_use]
+pub fn socket_url(socket: &Path) -> String {
     let mut path = String::new();
     for byte in socket.as_os_str().as_encoded_bytes() {
         match byte {

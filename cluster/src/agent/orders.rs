@@ -69,6 +69,15 @@ pub(super) async fn add_node(member: &Member) -> Result<Words, No> {
     Ok(Words { words: open.words, expires_ms: open.expires_ms, address: open.address })
 }
 
+/// Whether a database outside of the nodes may be named.
+pub(super) fn may_name(member: &Member) -> Result<(), No> {
+    if member.state().group.is_none() {
+        return Ok(());
+    }
+    let why = "the nodes of this cluster run the database themselves; it cannot be elsewhere too";
+    Err(No(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()))
+}
+
 /// Goes into the database as its administration account would: a wrong address would stop the whole cluster.
 pub(super) async fn try_database(agent: &Agent, endpoint: &Endpoint) -> Result<(), No> {
     if !endpoint.ready {
@@ -122,10 +131,6 @@ pub(super) async fn managed(member: &Member, managed: Managed) -> Result<(), No>
 
 /// Names the database; [`try_database`] comes first.
 pub(super) async fn set_database(member: &Member, endpoint: Endpoint) -> Result<(), No> {
-    if member.state().group.is_some() {
-        let why = "the nodes of this cluster run the database themselves; it cannot be elsewhere too";
-        return Err(No(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()));
-    }
     member.node.propose(endpoint.command(member)?).await?;
     audit(member, "database set").await;
     Ok(())

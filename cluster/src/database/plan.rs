@@ -41,6 +41,8 @@ pub enum Order {
     Lead { epoch: u64, sync: bool, blocked: BTreeSet<NodeId>, install: bool, slow_ms: u32 },
     /// Replicate from the primary. `verify`: find out whether the rows are the same.
     Follow { primary: NodeId, acks: bool, reach: Option<Reach>, verify: bool },
+    /// Be the primary no more, by order: take no statements, write nothing, and let replicas receive the rest.
+    Yield,
     /// Receive nothing more, and keep all that was received.
     Freeze { epoch: u64 },
     /// Apply all up to here, then leave the source.
@@ -86,9 +88,10 @@ pub struct Plan {
 fn hands_over(group: &Group, current: &BTreeMap<NodeId, &Report>) -> bool {
     let Some(heir) = group.prefer.filter(|heir| group.heirs().contains(heir)) else { return false };
     match (current.get(&group.primary), current.get(&heir)) {
-        // Both have heard of it: what is written now was on its way before.
         (Some(head), Some(heir)) => {
-            head.local.up && heir.local.connected && heir.local.received() < head.local.binlog_seq
+            let writes = !head.local.read_only || head.memory.leading.is_some();
+            let lacks = heir.local.received() < head.local.binlog_seq;
+            head.local.up && heir.local.connected && (writes || lacks)
         }
         _ => true,
     }
@@ -203,8 +206,8 @@ impl Planner {
         let began_here = self.steady == Some(group.epoch) || planted::on("back-from-a-freeze");
         let may_hand_over = began_here && waited < HAND_OVER_MS;
         if may_hand_over && hands_over(group, current) {
-            // By order: its gate is closed, and the one that is wanted still receives the rest.
-            plan.orders.insert(primary, Order::Hold);
+            // By order: it writes nothing more, and the one that is wanted receives the rest.
+            plan.orders.insert(primary, Order::Yield);
             for node in &heirs {
                 let order = Order::Follow { primary, acks: true, reach: None, verify: false };
                 plan.orders.insert(*node, order);

@@ -111,6 +111,8 @@ pub enum Action {
     Open {
         epoch: u64,
     },
+    /// The gate closed, then `SET GLOBAL read_only=1`; when it is done the server leads no more.
+    Close,
     /// Keep these nodes' replication away and end what they have open.
     Block {
         nodes: BTreeSet<NodeId>,
@@ -134,6 +136,10 @@ pub fn supervise(order: &Order, local: &Local, memory: &mut Memory) -> Option<Ac
     }
     match order {
         Order::Hold => None,
+        Order::Yield => {
+            let writes = local.up && (!local.read_only || memory.leading.is_some());
+            writes.then_some(Action::Close)
+        }
         Order::Kill => local.up.then_some(Action::Kill),
         Order::Freeze { epoch } => freeze(*epoch, local, memory),
         Order::Detach { epoch, upto } => {

@@ -163,13 +163,16 @@ pub(crate) async fn finished(what: &str, command: &mut tokio::process::Command) 
 }
 
 /// Where a program of MariaDB's packages lies.
-pub(crate) fn program(name: &str) -> Result<PathBuf, Error> {
+///
+/// # Errors
+/// When it is not installed.
+pub fn program(name: &str) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(PLACES.iter().map(PathBuf::from));
     let found = places.map(|place| place.join(name)).find(|candidate| candidate.is_file());
     found.ok_or_else(|| {
         Error::Other(format!(
-            "{name} is not installed; Debian has it in mariadb-server-core, mariadb-client-core and mariadb-backup"
+            "{name} is not installed; `make setup` installs it (Debian: mariadb-server-core, mariadb-client-core, mariadb-backup)"
         ))
     })
 }
@@ -180,7 +183,10 @@ pub(crate) fn as_user() -> Vec<OsString> {
 }
 
 /// The account of the operating system, under which the supervisor goes in by the socket.
-pub(crate) fn user_name() -> Result<String, Error> {
+///
+/// # Errors
+/// When the user has no name.
+pub fn user_name() -> Result<String, Error> {
     let uid = nix::unistd::geteuid();
     match nix::unistd::User::from_uid(uid) {
         Ok(Some(user)) => Ok(user.name),

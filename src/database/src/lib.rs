@@ -22,6 +22,7 @@ mod sql;
 mod supervisor;
 mod verify;
 
+pub use folder::{program, user_name};
 pub use supervisor::run;
 
 use std::path::PathBuf;

@@ -61,6 +61,11 @@ impl Sql {
         self.order(doing, text.into_sql_str()).await
     }
 
+    /// The same with the patience of a question.
+    pub(crate) async fn run_soon(&mut self, doing: &'static str, text: &'static str) -> Result<(), Error> {
+        self.ask(doing, text).await.map(|_| ())
+    }
+
     /// The same with a text that was put together here, from numbers and from texts that went through [`quoted`].
     pub(crate) async fn run_made(&mut self, doing: &'static str, text: String) -> Result<(), Error> {
         self.order(doing, AssertSqlSafe(text).into_sql_str()).await

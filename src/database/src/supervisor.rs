@@ -6,15 +6,16 @@ mod verifying;
 
 use crate::copy::{self, Copying};
 use crate::folder::Folder;
-use crate::look::{Aside, look};
+use crate::look::look;
 use crate::rows::{Purpose, Rows, Written};
 use crate::server::Server;
 use crate::sql::Sql;
 use crate::{Config, Error};
-use elpis_cluster::agent::database::{Events, GateOrders, Login, Task, Told, Wires};
+use elpis_cluster::agent::database::{Context, Events, GateOrders, Login, Task, Told, Wires};
 use elpis_cluster::database::{Action, Local, Memory, Order, Report, supervise};
 use elpis_watch::{NodeId, Traffic};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -68,7 +69,6 @@ pub async fn run(config: Config, mut wires: Wires) {
         config,
         folder,
         local: Local::default(),
-        aside: Aside::default(),
         known: None,
         turn: 0,
         probe: Probe::default(),
@@ -95,7 +95,6 @@ struct Supervisor {
     events: Events,
     gate: GateOrders,
     local: Local,
-    aside: Aside,
     /// The instance that has been looked at: `local` is its.
     known: Option<u64>,
     memory: Memory,
@@ -116,9 +115,10 @@ struct Supervisor {
     complained: String,
 }
 
-/// Accounts for an instance and these logins.
+/// Accounts on an instance, for what the cluster was then.
 struct Accounts {
-    key: (u64, Vec<Login>, String),
+    instance: u64,
+    context: Arc<Context>,
     task: JoinHandle<bool>,
     made: bool,
 }
@@ -230,7 +230,7 @@ impl Supervisor {
                 if self.verifying.runs() && !local.broken {
                     (local.io, local.sql, local.connected) = (true, true, true);
                 }
-                (self.local, self.aside, self.known) = (local, aside, Some(instance));
+                (self.local, self.known) = (local, Some(instance));
                 self.starts.in_vain = 0;
             }
             Err(error) => {
@@ -324,6 +324,7 @@ impl Supervisor {
     fn restless(&self, order: &Order) -> bool {
         let starting = self.server.instance().is_some() && self.known.is_none();
         let unfinished = match order {
+            Order::Yield => self.memory.leading.is_some(),
             Order::Freeze { epoch } => self.memory.frozen != Some(*epoch),
             Order::Detach { epoch, .. } => self.memory.detached != Some(*epoch),
             Order::Lead { epoch, sync, .. } => {

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
 #[path = "../support/dev.rs"]
-#[allow(unused)]
 mod dev;
 mod faults;
 mod world;

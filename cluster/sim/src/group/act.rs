@@ -121,6 +121,11 @@ impl Sim {
                     self.nothing_lost("at its opening");
                 }
             }
+            Action::Close => {
+                if self.servers.set_read_only(node, true) {
+                    self.nodes[node].memory.leading = None;
+                }
+            }
             Action::Block { nodes } => {
                 let nodes: Vec<usize> = nodes.into_iter().map(place).collect();
                 self.servers.refuse(node, &nodes);

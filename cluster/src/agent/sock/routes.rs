@@ -87,6 +87,7 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         (&Method::POST, "/v1/cluster/add-node") => json(&orders::add_node(&*member(agent)?).await?),
         (&Method::POST, "/v1/cluster/database") => {
             let (member, endpoint) = (member(agent)?, read(body).await?);
+            orders::may_name(&member)?;
             orders::try_database(agent, &endpoint).await?;
             orders::set_database(&member, endpoint).await?;
             json(&Nothing {})

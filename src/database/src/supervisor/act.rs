@@ -8,7 +8,7 @@ use crate::sql::{
     ACCOUNTS, DUMPS, HAS_FENCE, HAS_TABLES, Sql, TABLES, admin_account, change_master, primary_id, quoted,
     replica_id, replication_account, text,
 };
-use elpis_cluster::agent::database::{Context, Login, Task};
+use elpis_cluster::agent::database::{Context, Task};
 use elpis_cluster::database::Action;
 use elpis_watch::{NodeId, Traffic};
 use std::collections::BTreeSet;
@@ -68,6 +68,19 @@ impl Supervisor {
                 self.sql.run("opening", "SET GLOBAL read_only=0").await?;
                 self.memory.leading = Some(*epoch);
                 self.events.say("database", &format!("this node's database is the primary of epoch {epoch}"));
+                Ok(())
+            }
+            Action::Close => {
+                let now = self.gate.now().unwrap_or_default();
+                let number = self.gate.set(&Traffic { serve: None, ..now });
+                if self.gate.obeyed(number, CUT).await.is_none() {
+                    return Err(Error::Other(
+                        "the database gate of this node does not close in time".to_owned(),
+                    ));
+                }
+                // Waits behind a commit that is not acknowledged: not for long, the order may change.
+                self.sql.run_soon("closing", "SET GLOBAL read_only=1").await?;
+                self.memory.leading = None;
                 Ok(())
             }
             Action::Block { nodes } => {
@@ -175,28 +188,27 @@ impl Supervisor {
     /// Makes the accounts that the group needs, where they are missing; again when somebody came.
     pub(super) async fn provide_accounts(&mut self, context: &Arc<Context>) {
         let Some(instance) = self.known.filter(|_| self.memory.leading.is_some()) else { return };
-        let wanted: Vec<Login> = context.replication.values().cloned().collect();
-        let key = (instance, wanted, context.admin.user.clone());
-        if let Some(held) = self.accounts.as_mut().filter(|held| held.key == key) {
+        let same =
+            |held: &&mut super::Accounts| held.instance == instance && Arc::ptr_eq(&held.context, context);
+        if let Some(held) = self.accounts.as_mut().filter(same) {
             if !held.made && held.task.is_finished() {
                 held.made = (&mut held.task).await.unwrap_or(false);
-            } else {
-                return;
+                if !held.made {
+                    self.accounts = None;
+                }
             }
-            if held.made {
-                return;
-            }
+            return;
         }
         // Not here: a statement that waits for an acknowledgement would hold everything up.
-        let (socket, context) = (self.folder.socket(), Arc::clone(context));
+        let (socket, wanted) = (self.folder.socket(), Arc::clone(context));
         let task = tokio::spawn(async move {
-            let done = accounts(Sql::new(socket), &context).await;
+            let done = accounts(Sql::new(socket), &wanted).await;
             if let Err(error) = &done {
                 tracing::warn!(%error, "accounts of the database group are not made; trying again");
             }
             done.is_ok()
         });
-        self.accounts = Some(super::Accounts { key, task, made: false });
+        self.accounts = Some(super::Accounts { instance, context: Arc::clone(context), task, made: false });
     }
 }
 

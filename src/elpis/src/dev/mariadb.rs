@@ -3,6 +3,8 @@
 
 use super::layout::{Layout, write_whole};
 use anyhow::{Context, Result, bail};
+use elpis_cluster::agent::accounts::socket_url;
+use elpis_database::{program, user_name};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -15,8 +17,6 @@ use std::time::{Duration, Instant};
 pub(crate) const USER: &str = "elpis";
 /// Name of the database.
 const DATABASE: &str = "elpis";
-/// Where Debian puts the server: not in the PATH of plain users.
-const PLACES: [&str; 4] = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 pub(crate) fn folder(layout: &Layout) -> PathBuf {
     layout.path("mariadb")
@@ -36,20 +36,7 @@ pub(crate) fn log_file(layout: &Layout) -> PathBuf {
 
 /// `mysql://localhost/elpis?socket=…`
 pub(crate) fn url(layout: &Layout) -> String {
-    url_of(&socket(layout))
-}
-
-pub(crate) fn url_of(socket: &Path) -> String {
-    let mut path = String::new();
-    for byte in socket.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
-                path.push(char::from(*byte));
-            }
-            other => path.push_str(&format!("%{other:02X}")),
-        }
-    }
-    format!("mysql://localhost/{DATABASE}?socket={path}")
+    socket_url(&socket(layout))
 }
 
 /// Makes data folder, settings and account where they are missing. The account is made anew at each start of the
@@ -172,26 +159,4 @@ fn greets(socket: &Path) -> bool {
     stream.set_read_timeout(Some(Duration::from_secs(1))).is_ok()
         && stream.read_exact(&mut greeting).is_ok()
         && greeting[4] == 10
-}
-
-fn program(name: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain(PLACES.iter().map(PathBuf::from));
-    for place in places {
-        let candidate = place.join(name);
-        if candidate.is_file() {
-            return Ok(candidate);
-        }
-    }
-    bail!(
-        "{name} is not installed; `make setup` installs it (Debian: mariadb-server-core, mariadb-client-core)"
-    )
-}
-
-fn user_name() -> Result<String> {
-    let uid = nix::unistd::geteuid();
-    match nix::unistd::User::from_uid(uid)? {
-        Some(user) => Ok(user.name),
-        None => bail!("user id {uid} has no name; MariaDB needs one: add it to /etc/passwd"),
-    }
 }

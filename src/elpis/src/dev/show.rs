@@ -63,7 +63,7 @@ pub(crate) fn env(layout: &Layout) -> Result<()> {
         true => (layout.node("n1").join("run/db.sock"), elpis_cluster::agent::database::ADMIN),
         false => (mariadb::socket(layout), mariadb::USER),
     };
-    lines.push(("ELPIS_DATABASE_URL".into(), mariadb::url_of(&socket)));
+    lines.push(("ELPIS_DATABASE_URL".into(), elpis_cluster::agent::accounts::socket_url(&socket)));
     lines.push(("ELPIS_DATABASE_USER".into(), user.into()));
     lines.push(("ELPIS_DATABASE_PASSWORD_FILE".into(), layout.dir.join("db.password").display().to_string()));
     lines.push(("ELPIS_DATABASE_SOCKET".into(), socket.display().to_string()));

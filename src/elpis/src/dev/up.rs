@@ -237,6 +237,10 @@ async fn wait_ready(layout: &Layout, wanted: &[&NodePorts], steps: &Steps) -> Re
             Ok(status) => missing(&status, wanted),
             Err(e) => Some(format!("{e:#}")),
         };
+        let missing = match missing {
+            None => silent(layout, wanted).await,
+            missing => missing,
+        };
         let Some(missing) = missing else { break };
         if begin.elapsed() > READY {
             bail!(
@@ -251,8 +255,19 @@ async fn wait_ready(layout: &Layout, wanted: &[&NodePorts], steps: &Steps) -> Re
         }
         sleep(LOOK * 2).await;
     }
-    steps.say("every shard has an owner, every server is up");
+    steps.say("every shard has an owner, every server is up, every API answers");
     Ok(())
+}
+
+/// A node whose API has not got into the database yet: who is told that all is ready would be refused there.
+async fn silent(layout: &Layout, wanted: &[&NodePorts]) -> Option<String> {
+    for node in wanted {
+        let asked = Cluster::of(layout.clone(), Some(node.name.clone()));
+        if let Err(e) = asked.api(Method::GET, "/api/v1/agents", None).await {
+            return Some(format!("the API of {}: {e:#}", node.name));
+        }
+    }
+    None
 }
 
 /// What is not ready yet.
