@@ -1,7 +1,7 @@
 //! A development cluster in a scratch folder, driven by the program under test; it ends with the value.
 
 use anyhow::{Context, Result, bail, ensure};
-use elpis_watch::Method;
+use elpis_watch::{LinkError, Method};
 use serde_json::Value;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions};
 use std::collections::HashMap;
@@ -14,24 +14,38 @@ use tokio::time::{sleep, timeout};
 /// Pause between two looks.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
 const QUESTION: Duration = Duration::from_millis(500);
+const CONNECT: Duration = Duration::from_millis(500);
+/// Asked again for so long while an API says that it is not ready.
+const READY: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Dev {
     program: PathBuf,
     folder: tempfile::TempDir,
+    /// The nodes run the database.
+    managed: bool,
 }
 
 impl Dev {
-    /// Starts one of so many nodes.
-    pub(crate) fn up(program: &Path, nodes: u32) -> Result<Dev> {
+    /// Starts one of so many nodes, with a database that they run or with one beside them.
+    pub(crate) fn up(program: &Path, nodes: u32, managed: bool) -> Result<Dev> {
         let folder = tempfile::Builder::new().prefix("elpis-proof").tempdir()?;
-        let dev = Dev { program: program.to_owned(), folder };
+        let dev = Dev { program: program.to_owned(), folder, managed };
         dev.grow(nodes)?;
         Ok(dev)
     }
 
     pub(crate) fn grow(&self, nodes: u32) -> Result<()> {
-        self.run(&["dev", "up", "--detach", "--one-database", "--nodes", &nodes.to_string()]).map(drop)
+        let nodes = nodes.to_string();
+        let mut arguments = vec!["dev", "up", "--detach", "--nodes", &nodes];
+        if !self.managed {
+            arguments.push("--one-database");
+        }
+        self.run(&arguments).map(drop)
+    }
+
+    pub(crate) fn managed(&self) -> bool {
+        self.managed
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -145,22 +159,59 @@ impl Dev {
         let socket = self.dir().join("n1/run/api.sock");
         for part in checks.chunks(2_500) {
             let body = serde_json::json!({ "checks": part });
-            let _: Value =
-                elpis_watch::request(&socket, Method::POST, "/api/v1/checks/bulk", Some(&body)).await?;
+            let begin = Instant::now();
+            loop {
+                let path = "/api/v1/checks/bulk";
+                match elpis_watch::request::<Value>(&socket, Method::POST, path, Some(&body)).await {
+                    Err(LinkError::Refused { status: 503, .. }) if begin.elapsed() < READY => {
+                        sleep(LOOK).await;
+                    }
+                    done => break done.map(drop)?,
+                }
+            }
         }
         Ok(())
     }
 
     /// Connections of our own to its database.
     pub(crate) async fn database(&self) -> Result<MySqlPool> {
+        let databases = self.databases()?;
+        databases.first().context("no database")?.connect().await
+    }
+
+    /// Every way to its database: one, or the gate of each node.
+    pub(crate) fn databases(&self) -> Result<Vec<Way>> {
         let env = self.env()?;
         let of = |name: &str| env.get(name).with_context(|| format!("`elpis dev env` has no {name}"));
         let password = std::fs::read_to_string(of("ELPIS_DATABASE_PASSWORD_FILE")?)?;
         let options = MySqlConnectOptions::from_str(of("ELPIS_DATABASE_URL")?)?
             .username(of("ELPIS_DATABASE_USER")?)
             .password(password.trim_end());
-        Ok(MySqlPoolOptions::new().max_connections(3).connect_with(options).await?)
+        if !self.managed {
+            return Ok(vec![Way(options)]);
+        }
+        let gate = |node: String| Way(options.clone().socket(self.dir().join(node).join("run/db.sock")));
+        Ok(self.nodes_by_folder()?.into_iter().map(gate).collect())
     }
+}
+
+/// A way to the database.
+#[derive(Clone, Debug)]
+pub(crate) struct Way(MySqlConnectOptions);
+
+impl Way {
+    pub(crate) async fn connect(&self) -> Result<MySqlPool> {
+        let pool = MySqlPoolOptions::new().max_connections(3).acquire_timeout(CONNECT);
+        Ok(pool.connect_with(self.0.clone()).await?)
+    }
+}
+
+/// The primary with two that acknowledge, when the nodes run the database.
+pub(crate) fn database_well(status: &Value) -> bool {
+    let database = &status["database"];
+    database["mode"] == "sync"
+        && database["failing_over"] == false
+        && database["ack_set"].as_array().is_some_and(|set| set.len() == 2)
 }
 
 impl Drop for Dev {

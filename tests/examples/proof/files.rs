@@ -83,7 +83,7 @@ pub(crate) async fn run(
 
 /// One cluster, all files; returns its rows, what the senders saw, and how many accepted files are not recorded.
 async fn round(program: &Path, load: Load, gone: Option<(u64, u32)>) -> Result<(Dump, Sent, usize)> {
-    let dev = Dev::up(program, 3)?;
+    let dev = Dev::up(program, 3, false)?;
     let pool = dev.database().await?;
     let env = dev.env()?;
     let servers: Vec<SocketAddr> = (1..=3)

@@ -72,6 +72,9 @@ struct Options {
     /// Files of a round
     #[arg(long, default_value_t = 20_000)]
     files: u32,
+    /// The nodes run the database (kills: its primary's node each time; kills, drain and stalls only)
+    #[arg(long)]
+    managed: bool,
     /// Seed of the random moments
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -94,9 +97,11 @@ fn main() -> Result<ExitCode> {
 async fn run(options: &Options, program: &Path, report: &mut Report) -> Result<()> {
     let wanted = |part: Part| options.part.is_empty() || options.part.contains(&part);
     ensure!(ALL.into_iter().any(wanted), "nothing to do");
+    let alone = !(wanted(Part::Third) || wanted(Part::Files));
+    ensure!(alone || !options.managed, "--managed goes with --part kills, drain and stalls only");
     // These share one cluster: its checks are there already.
     if wanted(Part::Kills) || wanted(Part::Drain) || wanted(Part::Stalls) {
-        let dev = Dev::up(program, 3)?;
+        let dev = Dev::up(program, 3, options.managed)?;
         let checks = kills::Checks::add(&dev, options.checks, options.extra).await?;
         if wanted(Part::Drain) {
             drain::run(&dev, &checks, options.drains, report).await?;

@@ -34,12 +34,16 @@ pub(crate) async fn run(dev: &Dev, count: u32, report: &mut Report) -> Result<()
         nodes.iter().map(|node| serde_json::json!([node["name"], node["session"], node["shards"]])).collect()
     };
     let term = |status: &Value| status["term"].as_u64().unwrap_or(0);
-    let same = owned(&before) == owned(&after) && before["revision"] == after["revision"];
+    let promoted = |status: &Value| status["database"]["epoch"].as_u64().filter(|_| dev.managed());
+    let promotions = promoted(&after).zip(promoted(&before)).map_or(0, |(after, before)| after - before);
+    // The revision moves with the acknowledging copies too.
+    let moved = !dev.managed() && before["revision"] != after["revision"];
+    let same = owned(&before) == owned(&after) && !moved && promotions == 0;
     report.row(
-        format!("{count} stalls of 300 ms of all processes: shard moves"),
+        format!("{count} stalls of 300 ms of all processes: shard moves, promotions of a database"),
         "0",
         format!(
-            "{}; {} changes of leader; {} s",
+            "{}; {promotions} promotions; {} changes of leader; {} s",
             if same {
                 "0".to_owned()
             } else {

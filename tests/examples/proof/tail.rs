@@ -5,13 +5,16 @@ use anyhow::{Context, Result, ensure};
 use sqlx::mysql::MySqlPool;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Rows sealed up to so many seconds ago are looked for at each look, and at every twentieth.
 const NEAR_S: i64 = 3;
 const FAR_S: i64 = 40;
+/// A database that moves may be away for so long, and an answer takes no longer than this.
+const LOST: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// An execution as it appeared.
 #[derive(Clone, Debug)]
@@ -50,15 +53,34 @@ pub(crate) fn unix_ms() -> i64 {
 
 impl Tail {
     pub(crate) async fn of(dev: &Dev) -> Result<Tail> {
-        let pool = dev.database().await?;
+        let mut ways = dev.databases()?.into_iter().cycle();
+        let mut pool = ways.next().context("no database")?.connect().await?;
+        let lost = if dev.managed() { LOST } else { Duration::ZERO };
         let seen = Arc::new(Mutex::new(Seen::default()));
         let shared = Arc::clone(&seen);
         let task = tokio::spawn(async move {
+            let mut good = Instant::now();
             for look in 0u64.. {
-                let back = if look % 20 == 0 { FAR_S } else { NEAR_S };
-                if let Err(error) = once(&pool, &shared, unix_ms() / 1000 - back).await {
-                    locked(&shared).failed = Some(format!("{error:#}"));
+                // After a pause, what came meanwhile is looked for too.
+                let back = if look % 20 == 0 || good.elapsed() > LOOK * 10 { FAR_S } else { NEAR_S };
+                let asked = timeout(ANSWER, once(&pool, &shared, unix_ms() / 1000 - back)).await;
+                let error = match asked {
+                    Ok(Ok(())) => {
+                        good = Instant::now();
+                        sleep(LOOK).await;
+                        continue;
+                    }
+                    Ok(Err(error)) => format!("{error:#}"),
+                    Err(_) => format!("no answer within {ANSWER:?}"),
+                };
+                if good.elapsed() > lost {
+                    locked(&shared).failed = Some(error);
                     return;
+                }
+                // Its node is dead, or the primary has moved: by another node's gate.
+                let Some(way) = ways.next() else { return };
+                if let Ok(other) = way.connect().await {
+                    pool = other;
                 }
                 sleep(LOOK).await;
             }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 const LIMIT: Duration = Duration::from_secs(90);
 
 pub(crate) async fn run(program: &Path, count: u32, report: &mut Report) -> Result<()> {
-    let dev = Dev::up(program, 2)?;
+    let dev = Dev::up(program, 2, false)?;
     let checks = Checks::add(&dev, count, 0).await?;
     let begin = Instant::now();
     dev.grow(3)?;
