@@ -8,10 +8,12 @@
 //! Not wired into the node agent yet: the simulator runs it on servers that behave as MariaDB was measured to.
 
 mod group;
+mod logs;
 mod pace;
 mod plan;
 mod supervise;
 
 pub use group::{Entry, Group, Member, Mode, Moved, Refused};
+pub use logs::{Applied, BinaryLog, Note, Notes, Patience, applied};
 pub use plan::{Order, Plan, Planner, Reach, Report};
 pub use supervise::{Action, Local, Memory, supervise};

@@ -4,7 +4,7 @@
 use super::member::Member;
 use super::messages::{GroupOrder, GroupReport};
 use super::{Agent, accounts, locked};
-use crate::database::{Order, Report};
+use crate::database::{Applied, Order, Report};
 use crate::state::{ClusterState, NodeState, Secret};
 use elpis_watch::{NodeId, Role, Traffic, TrafficDone};
 use futures_util::future::BoxFuture;
@@ -28,6 +28,8 @@ pub struct Task {
     /// Term and round of the order: a supervisor obeys the newest.
     pub newest: (u64, u64),
     pub order: Order,
+    /// How far the members of the group have applied; `None` = not known.
+    pub applied: Option<Applied>,
     pub context: Arc<Context>,
 }
 
@@ -208,6 +210,7 @@ impl Desk {
             };
             task.newest = (term, order.round);
             task.order.clone_from(&order.order);
+            task.applied.clone_from(&order.applied);
             true
         });
     }

@@ -1,7 +1,7 @@
 //! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
 //! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]).
 
-use crate::database::{Order, Report};
+use crate::database::{Applied, Order, Report};
 use crate::lease::{Grant, Renewal};
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct GroupKnowledge {
 pub struct GroupOrder {
     pub round: u64,
     pub order: Order,
+    /// How far the members have applied; `None` = the master is older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Applied>,
 }
 
 /// Answer to [`Renew`].

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -38,8 +38,20 @@ pub(crate) fn in_socket(node: &Path) -> PathBuf {
     node.join("run/copy-in.sock")
 }
 
+/// Whether a copy is being given, and when the last one was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) under_way: bool,
+    pub(crate) last: Option<Instant>,
+}
+
 /// Gives copies out, one at a time.
-pub(crate) async fn serve(config: Config, folder: Folder, stop: CancellationToken) {
+pub(crate) async fn serve(
+    config: Config,
+    folder: Folder,
+    given: watch::Sender<Given>,
+    stop: CancellationToken,
+) {
     let path = out_socket(&config.data);
     let _ = fs::remove_file(&path);
     let listener = match UnixListener::bind(&path) {
@@ -61,7 +73,10 @@ pub(crate) async fn serve(config: Config, folder: Folder, stop: CancellationToke
         };
         let Ok(_place) = place.acquire().await else { return };
         let begin = Instant::now();
-        match stop.run_until_cancelled(give(&config, &folder, stream)).await {
+        given.send_modify(|given| given.under_way = true);
+        let done = stop.run_until_cancelled(give(&config, &folder, stream)).await;
+        given.send_replace(Given { under_way: false, last: Some(Instant::now()) });
+        match done {
             Some(Ok(bytes)) => {
                 tracing::info!(
                     bytes,

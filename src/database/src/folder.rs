@@ -70,7 +70,8 @@ impl Folder {
         Ok(path)
     }
 
-    /// A commit survives the loss of power; every start is a replica's; no network but the gate's.
+    /// A commit survives the loss of power; every start is a replica's; no network but the gate's. Binary logs are purged
+    /// by the supervisor; the server's own limit of 14 days is for one that nobody supervises.
     fn settings(&self, memory_mib: u32) -> String {
         let (data, tmp) = (self.data(), self.path("tmp"));
         let redo_mib = (memory_mib / 4).clamp(48, 1024);
@@ -82,7 +83,7 @@ impl Folder {
              skip-networking\nskip-name-resolve\nskip-slave-start\nread-only=ON\nevent-scheduler=OFF\n\
              log-bin=binlog\nlog-slave-updates=ON\nrelay-log=relay\n\
              binlog-format=ROW\nbinlog-row-image=FULL\nbinlog-annotate-row-events=OFF\n\
-             binlog-expire-logs-seconds=259200\nmax-binlog-size=256M\nsync-binlog=1\n\
+             binlog-expire-logs-seconds=1209600\nmax-binlog-size=256M\nsync-binlog=1\n\
              gtid-domain-id=0\ngtid-strict-mode=ON\n\
              rpl-semi-sync-slave-enabled=ON\nrpl-semi-sync-master-enabled=OFF\n\
              rpl-semi-sync-master-wait-point=AFTER_SYNC\nrpl-semi-sync-master-timeout=18446744073709551615\n\

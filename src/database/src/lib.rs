@@ -9,12 +9,14 @@
 //! | the supervisor: looks, asks what to do, does it, reports | `supervisor.rs` |
 //! | rows that wait for an acknowledgement, the write probe | `rows.rs` |
 //! | copies for other nodes | `copy.rs` |
+//! | the purge of binary logs that no member needs | `logs.rs` |
 //! | the comparison of a copy with the primary | `verify.rs` |
 //! | the gate, a process of its own | `gate.rs` |
 
 mod copy;
 mod folder;
 pub mod gate;
+mod logs;
 mod look;
 mod rows;
 mod server;

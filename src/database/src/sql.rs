@@ -45,6 +45,10 @@ impl Sql {
         doing: &'static str,
         text: &'static str,
     ) -> Result<Vec<MySqlRow>, Error> {
+        self.rows(doing, text.into_sql_str()).await
+    }
+
+    async fn rows(&mut self, doing: &'static str, text: sqlx::SqlStr) -> Result<Vec<MySqlRow>, Error> {
         let work = async {
             let conn = self.conn().await?;
             sqlx::raw_sql(text).fetch_all(conn).await.map_err(|error| Error::Sql(doing, error))
@@ -54,6 +58,15 @@ impl Sql {
             self.conn = None;
         }
         done
+    }
+
+    /// The same with a text that was put together here, as [`run_made`](Sql::run_made) takes it.
+    pub(crate) async fn ask_made(
+        &mut self,
+        doing: &'static str,
+        text: String,
+    ) -> Result<Vec<MySqlRow>, Error> {
+        self.rows(doing, AssertSqlSafe(text).into_sql_str()).await
     }
 
     /// Carries an order out.
@@ -113,6 +126,7 @@ pub(crate) const SERVER: &str = "SELECT @@read_only AS read_only, @@rpl_semi_syn
     (SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
     WHERE VARIABLE_NAME='RPL_SEMI_SYNC_MASTER_WAIT_SESSIONS') AS waiting";
 pub(crate) const REPLICA: &str = "SHOW ALL SLAVES STATUS";
+pub(crate) const BINARY_LOGS: &str = "SHOW BINARY LOGS";
 pub(crate) const DUMPS: &str = "SELECT ID AS id, USER AS user FROM information_schema.PROCESSLIST \
     WHERE COMMAND LIKE 'Binlog Dump%'";
 
@@ -126,6 +140,16 @@ pub(crate) const HAS_FENCE: &str = "SELECT COUNT(*) AS n FROM information_schema
     WHERE TABLE_SCHEMA='elpis' AND TABLE_NAME='cluster_fence'";
 pub(crate) const ACCOUNTS: &str =
     "SELECT USER AS user FROM mysql.global_priv WHERE HOST='localhost' AND USER LIKE 'elpis-%'";
+
+/// A binary log's first events; its list of GTIDs is the second.
+pub(crate) fn begin_of(log: &str) -> Result<String, Error> {
+    Ok(format!("SHOW BINLOG EVENTS IN {} LIMIT 4", quoted(log)?))
+}
+
+/// Removes the binary logs before this one.
+pub(crate) fn purge_to(log: &str) -> Result<String, Error> {
+    Ok(format!("PURGE BINARY LOGS TO {}", quoted(log)?))
+}
 
 /// An account under which a node replicates.
 pub(crate) fn replication_account(login: &Login) -> Result<String, Error> {

@@ -2,6 +2,7 @@
 
 mod act;
 mod kept;
+mod purging;
 mod verifying;
 
 use crate::copy::{self, Copying};
@@ -14,10 +15,11 @@ use crate::{Config, Error};
 use elpis_cluster::agent::database::{Context, Events, GateOrders, Login, Task, Told, Wires};
 use elpis_cluster::database::{Action, Local, Memory, Order, Report, supervise};
 use elpis_watch::{NodeId, Traffic};
+use purging::Purging;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use verifying::Verifying;
@@ -56,7 +58,9 @@ pub async fn run(config: Config, mut wires: Wires) {
         wires.events.say("database", &format!("{error}; this node has no copy of the database"));
         return;
     }
-    let copies = tokio::spawn(copy::serve(config.clone(), folder.clone(), wires.stop.clone()));
+    let (given, copies_given) = watch::channel(copy::Given::default());
+    let copies = tokio::spawn(copy::serve(config.clone(), folder.clone(), given, wires.stop.clone()));
+    let purging = Purging::new(&folder, copies_given);
     let mut supervisor = Supervisor {
         server: Server::find(folder.clone()),
         sql: Sql::new(socket.clone()),
@@ -75,6 +79,7 @@ pub async fn run(config: Config, mut wires: Wires) {
         starts: Starts::default(),
         copying: None,
         verifying: Verifying::default(),
+        purging,
         accounts: None,
         seen: false,
         cut: false,
@@ -105,6 +110,7 @@ struct Supervisor {
     copying: Option<Copying>,
     /// Whether the copy's rows are the primary's, since it last began to follow.
     verifying: Verifying,
+    purging: Purging,
     /// Accounts that are being made, or are there.
     accounts: Option<Accounts>,
     /// The last look succeeded.
@@ -179,6 +185,7 @@ impl Supervisor {
             }
             self.probe();
             self.provide_accounts(&task.context).await;
+            self.purging.step(task.applied.as_ref(), self.seen && self.known.is_some()).await;
             tokio::select! {
                 () = wires.stop.cancelled() => return,
                 () = sleep(pause) => {}

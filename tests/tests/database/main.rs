@@ -5,6 +5,7 @@
 #[path = "../support/dev.rs"]
 mod dev;
 mod faults;
+mod logs;
 mod world;
 
 use faults::Fault;

@@ -4,7 +4,7 @@ use super::propose;
 use crate::agent::member::Member;
 use crate::agent::messages::{GroupKnowledge, GroupOrder, POKE};
 use crate::agent::{Agent, locked};
-use crate::database::{Entry, Group, Moved, Order, Planner, Report};
+use crate::database::{Applied, Entry, Group, Moved, Order, Planner, Report, applied};
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, Command, NodeState};
 use elpis_watch::NodeId;
@@ -32,6 +32,8 @@ struct Inner {
     reports: BTreeMap<NodeId, Report>,
     round: u64,
     orders: BTreeMap<NodeId, Order>,
+    /// How far the members have applied.
+    applied: Applied,
     /// A change of the primary under way, as this master saw it.
     moving: Option<Moving>,
 }
@@ -70,7 +72,7 @@ impl Standing {
     pub(super) fn order(&self, node: NodeId) -> Option<GroupOrder> {
         let inner = locked(&self.inner);
         let order = inner.orders.get(&node)?.clone();
-        Some(GroupOrder { round: inner.round, order })
+        Some(GroupOrder { round: inner.round, order, applied: Some(inner.applied.clone()) })
     }
 }
 
@@ -107,6 +109,7 @@ pub(super) fn plan(
             state.members().filter(|(_, node)| node.live()).map(|(id, _)| id).collect();
         inner.reports.retain(|node, _| live.contains(node));
         let gone = |node| state.nodes.get(&node).is_none_or(|node| node.state == NodeState::Removed);
+        inner.applied = applied(group, &inner.reports);
         let Inner { planner, reports, .. } = &mut *inner;
         let plan = planner.plan(group, &live, reports, member.id(), gone, now.boot_ms);
         let differs = |(node, order): &(&NodeId, &Order)| {
