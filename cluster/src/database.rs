@@ -12,8 +12,10 @@ mod logs;
 mod pace;
 mod plan;
 mod supervise;
+mod wait;
 
 pub use group::{Entry, Group, Member, Mode, Moved, Refused};
 pub use logs::{Applied, BinaryLog, Note, Notes, Patience, applied};
 pub use plan::{Order, Plan, Planner, Reach, Report};
 pub use supervise::{Action, Local, Memory, supervise};
+pub use wait::{Seen, Unfit, Wait, may_adopt, waits};

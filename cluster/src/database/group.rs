@@ -54,6 +54,9 @@ pub struct Group {
     /// Who should be the next primary, when several may.
     #[serde(default)]
     pub prefer: Option<NodeId>,
+    /// Who is made primary though it may lack acknowledged rows: an operator's order, for this failover alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopting: Option<NodeId>,
     /// Changes of the primary, oldest first, as the masters saw them.
     #[serde(default)]
     pub moved: Vec<Moved>,
@@ -108,6 +111,9 @@ pub enum Entry {
     Promoted { epoch: u64, primary: NodeId, base_seq: u64 },
     /// A line of the history.
     Moved(Moved),
+    /// An operator's order: the primary and the others that are named are gone for good, this node's copy goes on
+    /// without what it lacks. `epoch` is the new one; a failover that waits for them becomes this one.
+    Adopt { epoch: u64, node: NodeId, without: BTreeSet<NodeId> },
 }
 
 /// Why an entry changed nothing.
@@ -134,6 +140,7 @@ impl Group {
             base_seq: 0,
             failing_over: false,
             prefer: None,
+            adopting: None,
             moved: Vec::new(),
         }
     }
@@ -177,10 +184,17 @@ impl Group {
                 if !self.failing_over || *epoch != self.epoch + 1 {
                     return Err(Refused::OtherEpoch);
                 }
-                if *primary != self.primary && !self.heirs().contains(primary) {
+                let adopted = *primary != self.primary && self.adopting == Some(*primary);
+                if *primary != self.primary && !adopted && !self.heirs().contains(primary) {
                     return Err(Refused::NotFit);
                 }
-                if *primary != self.primary {
+                if adopted {
+                    // Its copy is what counts from now on, and each of the others may have rows that it lacks.
+                    self.members.values_mut().for_each(|member| member.verified = false);
+                    self.members.insert(*primary, Member { verified: true });
+                    self.ack_set.clear();
+                    self.mode = Mode::Single;
+                } else if *primary != self.primary {
                     // Whatever it has beyond the base nobody acknowledged: it proves itself again.
                     self.members.insert(self.primary, Member { verified: false });
                     self.ack_set.remove(primary);
@@ -192,7 +206,17 @@ impl Group {
                     };
                 }
                 (self.epoch, self.primary, self.base_seq) = (*epoch, *primary, *base_seq);
-                (self.failing_over, self.prefer) = (false, None);
+                (self.failing_over, self.prefer, self.adopting) = (false, None, None);
+            }
+            Entry::Adopt { epoch, node, without } => {
+                if *epoch != self.epoch + 1 {
+                    return Err(Refused::OtherEpoch);
+                }
+                member(node)?;
+                if !without.contains(&self.primary) || without.contains(node) {
+                    return Err(Refused::NotFit);
+                }
+                (self.failing_over, self.adopting) = (true, Some(*node));
             }
             Entry::Verified { epoch, node } => {
                 self.steady(*epoch)?;
@@ -304,6 +328,58 @@ mod tests {
         assert_eq!(group.apply(&stranger), Err(Refused::NotFit));
         group.apply(&Entry::Promoted { epoch: 2, primary: 2, base_seq: 7 }).unwrap();
         assert_eq!(group.mode, Mode::Single);
+    }
+
+    #[test]
+    fn a_copy_is_adopted_only_by_order_and_only_once() {
+        let adopt = |epoch, node, without: &[NodeId]| Entry::Adopt {
+            epoch,
+            node,
+            without: without.iter().copied().collect(),
+        };
+        let mut group = three();
+        group.apply(&Entry::Shrink { epoch: 1, node: 4 }).unwrap();
+        group.apply(&Entry::Single { epoch: 1 }).unwrap();
+        for (entry, why) in [
+            (adopt(1, 3, &[2]), Refused::OtherEpoch),
+            (adopt(3, 3, &[2]), Refused::OtherEpoch),
+            (adopt(2, 3, &[4]), Refused::NotFit),
+            (adopt(2, 3, &[2, 3]), Refused::NotFit),
+            (adopt(2, 9, &[2]), Refused::NotFit),
+        ] {
+            assert_eq!(group.apply(&entry), Err(why), "{entry:?}");
+        }
+        group.apply(&adopt(2, 4, &[2])).unwrap();
+        // Another choice, before the point of no return.
+        group.apply(&adopt(2, 3, &[2, 4])).unwrap();
+        let promoted = |primary| Entry::Promoted { epoch: 2, primary, base_seq: 7 };
+        assert_eq!(group.clone().apply(&promoted(4)), Err(Refused::NotFit), "it was chosen before");
+        let mut back = group.clone();
+        back.apply(&promoted(2)).unwrap();
+        assert_eq!((back.primary, back.adopting), (2, None), "the old one came back in time");
+        group.apply(&promoted(3)).unwrap();
+        assert_eq!((group.mode, group.ack_set.len(), group.adopting), (Mode::Single, 0, None));
+        let verified: Vec<NodeId> =
+            group.members.iter().filter(|(_, member)| member.verified).map(|(node, _)| *node).collect();
+        assert_eq!(verified, [3], "all others prove themselves again");
+        assert_eq!(group.apply(&adopt(2, 4, &[3])), Err(Refused::OtherEpoch), "it came late");
+    }
+
+    #[test]
+    fn an_adopted_one_of_the_ack_set_waits_for_nobody() {
+        let mut group = three();
+        group.apply(&Entry::FailoverStart { epoch: 2, prefer: None }).unwrap();
+        group.apply(&Entry::Adopt { epoch: 2, node: 3, without: BTreeSet::from([2, 4]) }).unwrap();
+        group.apply(&Entry::Promoted { epoch: 2, primary: 3, base_seq: 7 }).unwrap();
+        assert_eq!((group.mode, group.ack_set.len()), (Mode::Single, 0));
+    }
+
+    #[test]
+    fn a_group_of_an_earlier_version_is_read() {
+        let text = r#"{"epoch":3,"primary":2,"mode":"single","ack_set":[],"members":{"2":{"verified":true}},
+            "base_seq":7,"failing_over":false}"#;
+        let group: Group = serde_json::from_str(text).unwrap();
+        assert_eq!((group.epoch, group.adopting), (3, None));
     }
 
     #[test]

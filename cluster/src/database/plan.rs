@@ -25,6 +25,8 @@ const FAR_MS: i64 = 5_000;
 const HAND_OVER_MS: i64 = 1_500;
 /// A node that lives and does not say that its server has ended holds a failover up for so long, and no longer.
 const CLOSED_MS: i64 = 8_000;
+/// An heir whose server is down is started after so long without the primary: it may be chosen by an operator then.
+const ABSENT_MS: i64 = 120_000;
 /// So long all heirs are waited for before a primary that answers becomes its own heir.
 const FREEZE_MS: i64 = 3_000;
 
@@ -188,15 +190,16 @@ impl Planner {
         plan: &mut Plan,
     ) {
         let (epoch, primary, heirs) = (group.epoch + 1, group.primary, group.heirs());
-        let is_frozen = |node: &NodeId| {
-            // One that has died since has lost what it had received.
-            current.get(node).is_some_and(|report| {
-                let whole = report.memory.whole || planted::on("restarted-acker-counts");
+        let stands = |node: &NodeId| {
+            current.get(node).copied().filter(|report| {
                 // One that applies nothing any more would never come to the end of what it has.
                 let applies = report.local.sql || report.local.applied_seq >= report.local.received();
-                report.local.up && report.memory.frozen == Some(epoch) && whole && applies
+                report.local.up && report.memory.frozen == Some(epoch) && applies
             })
         };
+        // One that has died since has lost what it had received.
+        let whole = |report: &Report| report.memory.whole || planted::on("restarted-acker-counts");
+        let is_frozen = |node: &NodeId| stands(node).is_some_and(whole);
         let frozen: BTreeSet<NodeId> = heirs.iter().copied().filter(is_frozen).collect();
         let enough = frozen == heirs || (planted::on("promotion-without-a-member") && !frozen.is_empty());
         let all = !heirs.is_empty() && enough;
@@ -215,11 +218,26 @@ impl Planner {
             return;
         }
         self.steady = None;
-        for node in &heirs {
-            plan.orders.insert(*node, Order::Freeze { epoch });
+        let absent = self.lasting(primary, "is absent", !live.contains(&primary), now_ms);
+        for node in heirs.iter().chain(&group.adopting) {
+            let down = current.get(node).is_some_and(|report| !report.local.up && !report.local.broken);
+            let starts = down && (absent >= ABSENT_MS || group.adopting == Some(*node));
+            // As one that acknowledges: so it never counts as one that has lost nothing.
+            let follow = Order::Follow { primary, acks: true, reach: None, verify: false };
+            plan.orders.insert(*node, if starts { follow } else { Order::Freeze { epoch } });
         }
         plan.orders.insert(primary, if all { Order::Kill } else { Order::Hold });
-        if all {
+        // By an operator's order, and only as long as neither the primary nor all of the others are back.
+        let adopted = group.adopting.filter(|_| !all && !live.contains(&primary));
+        if let Some(node) = adopted {
+            if let Some(report) = stands(&node) {
+                let upto = report.local.received();
+                plan.orders.insert(node, Order::Detach { epoch, upto });
+                if report.memory.detached == Some(epoch) && report.local.binlog_seq >= upto {
+                    plan.entry = Some(Entry::Promoted { epoch, primary: node, base_seq: upto });
+                }
+            }
+        } else if all {
             // The one that received most; a primary and a master on one node would die together.
             let rank = |node: &&NodeId| {
                 let local = current.get(*node).map(|report| &report.local);

@@ -290,6 +290,11 @@ impl ClusterState {
     }
 
     fn group_entry(&mut self, entry: &Entry) -> Outcome {
+        if let Entry::Adopt { without, .. } = entry
+            && let Some(back) = without.iter().find(|node| self.live(**node))
+        {
+            return Err(Refused::StillLives(*back));
+        }
         match (entry, &mut self.group) {
             (Entry::Formed { primary }, None) => self.group = Some(Group::new(*primary)),
             (Entry::Formed { .. }, Some(_)) => return Ok(Applied::Unchanged),

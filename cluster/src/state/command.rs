@@ -204,4 +204,6 @@ pub enum Refused {
     TooLong(String),
     #[error("a batch cannot hold a batch")]
     NestedBatch,
+    #[error("node {0} lives again; nothing has to be given up")]
+    StillLives(NodeId),
 }
