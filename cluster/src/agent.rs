@@ -14,6 +14,7 @@
 //! | database accounts, while this node leads | 1 s and at each change | `agent/accounts.rs` |
 
 pub mod accounts;
+mod adopt;
 pub mod database;
 mod forming;
 mod incarnation;
@@ -29,6 +30,7 @@ mod renew;
 mod sock;
 mod status;
 
+pub use adopt::{PositionLine, WaitLine};
 use forming::Joining;
 pub use forming::{JoinStatus, Step};
 pub use status::{CopyLine, DatabaseLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status};

@@ -7,6 +7,7 @@ use super::messages::{
     Ask, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, POKE, RENEW, Renew, Renewed, STATUS, VERSION,
 };
 use super::{Agent, locked, logs};
+use crate::database::Seen;
 use crate::leader::{Leader, Now};
 use crate::lease::{Grant, LeaseTimings};
 use crate::raft_node::NodeError;
@@ -132,7 +133,7 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
             "this node does not lead".to_owned()
         };
         let grant = Grant { version: crate::lease::VERSION, term: view.term, refused, ..Grant::default() };
-        return Renewed { grant, applied_index: view.applied_index, database: None };
+        return Renewed { grant, applied_index: view.applied_index, ..Renewed::default() };
     }
     let state = member.state();
     let now = Now { boot_ms: boot_ms(), unix_ms: unix_ms(), view: &view, state: &state };
@@ -151,12 +152,16 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
     }
     let mut database = None;
     if let Some(told) = renew.database.filter(|_| grant.refused.is_empty()) {
+        if told.report.local.up {
+            let seen = Seen { seq: told.report.local.received(), at_ms: grant.cluster_now_ms };
+            member.seen(peer, seen);
+        }
         leading.group.heard(view.term, peer, told.report);
         let moment = group::Now { boot_ms: now.boot_ms, cluster_ms: grant.cluster_now_ms };
         group::plan(agent, member, &view, &state, moment);
         database = leading.group.order(peer);
     }
-    Renewed { grant, applied_index: view.applied_index, database }
+    Renewed { grant, applied_index: view.applied_index, database, positions: member.positions(&state) }
 }
 
 fn short(text: &str) -> String {
@@ -211,6 +216,8 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
         nodes,
         warnings,
         database: member.leading.group.reports(now.boot_ms),
+        positions: member.positions(&state),
+        wait: member.leading.group.waits(&state),
         accounts_error: locked(&member.accounts_error).clone(),
     })
 }

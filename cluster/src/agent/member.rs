@@ -1,6 +1,7 @@
 //! What a node agent has once its node belongs to a cluster.
 
 use super::{AgentConfig, accounts, locked};
+use crate::database::Seen;
 use crate::identity::Identity;
 use crate::key::ClusterKey;
 use crate::lease::{Grant, Holder, LeaseTimings};
@@ -42,6 +43,8 @@ pub(super) struct Member {
     pub(super) gate_url: String,
     /// Why database accounts are not made, while this node leads; empty = they are.
     pub(super) accounts_error: Mutex<String>,
+    /// Where the copies of the database stood when the master heard of each last.
+    positions: Mutex<BTreeMap<NodeId, Seen>>,
     /// Term of the last renewal.
     renewed_in: AtomicU64,
     pub(super) desk: super::database::Desk,
@@ -65,11 +68,27 @@ impl Member {
             key: identity.cluster_key.clone(),
             gate_url: accounts::socket_url(&config.raft.data_dir.join("run/db.sock")),
             accounts_error: Mutex::default(),
+            positions: Mutex::default(),
             renewed_in: AtomicU64::new(0),
             desk: super::database::Desk::default(),
             leading: super::lead::Leading::new(timings),
             node,
         }
+    }
+
+    /// A copy stood there; what was seen later counts.
+    pub(super) fn seen(&self, node: NodeId, seen: Seen) {
+        let mut positions = locked(&self.positions);
+        if positions.get(&node).is_none_or(|before| before.at_ms <= seen.at_ms) {
+            positions.insert(node, seen);
+        }
+    }
+
+    /// Where the members' copies stood.
+    pub(super) fn positions(&self, state: &ClusterState) -> BTreeMap<NodeId, Seen> {
+        let mut positions = locked(&self.positions);
+        positions.retain(|node, _| state.nodes.contains_key(node));
+        positions.clone()
     }
 
     pub(super) fn id(&self) -> NodeId {

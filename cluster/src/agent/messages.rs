@@ -1,7 +1,7 @@
 //! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
 //! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]).
 
-use crate::database::{Applied, Order, Report};
+use crate::database::{Applied, Order, Report, Seen, Wait};
 use crate::lease::{Grant, Renewal};
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,9 @@ pub struct Renewed {
     pub applied_index: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<GroupOrder>,
+    /// Where the copies of the database stood when the master heard of each last: every node remembers it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub positions: BTreeMap<NodeId, Seen>,
 }
 
 /// Order to a node's log, or without directives the question how it stands. Also the body of `POST /v1/log`.
@@ -124,6 +127,12 @@ pub struct Knowledge {
     /// What the supervisors of the database servers told, where the nodes run the database.
     #[serde(default)]
     pub database: BTreeMap<NodeId, GroupKnowledge>,
+    /// Where the copies stood when each was heard of last.
+    #[serde(default)]
+    pub positions: BTreeMap<NodeId, Seen>,
+    /// The group has no primary and waits for somebody.
+    #[serde(default)]
+    pub wait: Option<Wait>,
     /// Why database accounts are not made; empty = they are.
     #[serde(default)]
     pub accounts_error: String,

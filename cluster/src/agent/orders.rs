@@ -138,7 +138,9 @@ pub(super) async fn set_database(member: &Member, endpoint: Endpoint) -> Result<
 
 /// Drains a node, takes that back, or takes the node out.
 pub(super) async fn node(member: &Member, order: &str, target: Target) -> Result<(), No> {
-    let Some(node) = bootstrap::find(&member.state(), &target.node) else { return Err(unknown(&target)) };
+    let Some(node) = bootstrap::find(&member.state(), &target.node) else {
+        return Err(unknown(&target.node));
+    };
     if order == "remove" && member.state().group.as_ref().is_some_and(|group| group.primary == node) {
         let why = "this node is the database's primary: move that first with `elpis database switchover`";
         return Err(No(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()));
@@ -155,7 +157,7 @@ pub(super) async fn node(member: &Member, order: &str, target: Target) -> Result
 pub(super) async fn switchover(agent: &Agent, member: &Member, target: Target) -> Result<(), No> {
     let no = |why: String| No(StatusCode::UNPROCESSABLE_ENTITY, why);
     let state = member.state();
-    let Some(to) = bootstrap::find(&state, &target.node) else { return Err(unknown(&target)) };
+    let Some(to) = bootstrap::find(&state, &target.node) else { return Err(unknown(&target.node)) };
     let Some(group) = &state.group else {
         return Err(no("the nodes of this cluster run no database".to_owned()));
     };
@@ -177,8 +179,8 @@ pub(super) async fn switchover(agent: &Agent, member: &Member, target: Target) -
     Ok(())
 }
 
-fn unknown(target: &Target) -> No {
-    let name: String = target.node.chars().take(64).collect();
+pub(super) fn unknown(node: &str) -> No {
+    let name: String = node.chars().take(64).collect();
     No(StatusCode::NOT_FOUND, format!("there is no node {name}; list the nodes with `elpis cluster status`"))
 }
 

@@ -5,6 +5,7 @@ use super::messages::{RENEW, Renew, Renewed};
 use super::{Agent, locked};
 use crate::lease::{Renewal, VERSION};
 use crate::raft_node::RaftView;
+use crate::state::MAX_NODES;
 use crate::types::{boot_ms, unix_ms};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,9 @@ async fn once(agent: &Agent, member: &Member) {
             }
             if !answer.grant.refused.is_empty() {
                 tracing::debug!(leader, why = answer.grant.refused, "no lease");
+            }
+            if answer.grant.refused.is_empty() {
+                answer.positions.iter().take(MAX_NODES).for_each(|(node, seen)| member.seen(*node, *seen));
             }
             member.answered(sent, &answer.grant, answer.applied_index);
             if let Some(order) = answer.database {

@@ -3,7 +3,7 @@
 use super::member::Member;
 use super::messages::{Ask, Knowledge, STATUS, VERSION};
 use super::sock::No;
-use super::{Agent, accounts, lead, locked};
+use super::{Agent, WaitLine, accounts, adopt, lead, locked};
 use crate::database::Moved;
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, MANAGED, NodeState};
@@ -127,6 +127,9 @@ pub struct DatabaseLine {
     /// Its primary is being replaced.
     #[serde(default)]
     pub failing_over: bool,
+    /// There is no primary, and somebody is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<WaitLine>,
     /// Changes of the primary, newest first.
     #[serde(default)]
     pub moved: Vec<MovedLine>,
@@ -197,7 +200,7 @@ pub(super) async fn status(agent: &Agent) -> Status {
     status
 }
 
-async fn ask_leader(agent: &Agent, member: &Member, view: &RaftView) -> Option<Knowledge> {
+pub(super) async fn ask_leader(agent: &Agent, member: &Member, view: &RaftView) -> Option<Knowledge> {
     if view.is_leader {
         return lead::knowledge(agent, member);
     }
@@ -315,6 +318,7 @@ fn database(state: &ClusterState, named: &elpis_watch::Database, known: Option<&
         primary: group.map(|group| name(&group.primary)),
         ack_set: group.map(|group| group.ack_set.iter().map(name).collect()).unwrap_or_default(),
         failing_over: group.is_some_and(|group| group.failing_over),
+        waits: known.and_then(|known| adopt::line(state, known)),
         moved: group.map(|group| group.moved.iter().rev().map(line).collect()).unwrap_or_default(),
         ready: named.ready,
         tls: named.mode != MANAGED

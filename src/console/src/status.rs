@@ -74,7 +74,27 @@ pub(crate) struct Database {
     pub(crate) primary: Option<String>,
     pub(crate) ack_set: Vec<String>,
     pub(crate) failing_over: bool,
+    pub(crate) waits: Option<Waits>,
     pub(crate) moved: Vec<Moved>,
+}
+
+/// Nobody leads the database, and somebody is waited for; `since` and `heard` in Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Waits {
+    pub(crate) text: String,
+    pub(crate) since: i64,
+    pub(crate) positions: Vec<Position>,
+    pub(crate) command: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Position {
+    pub(crate) node: String,
+    pub(crate) lives: bool,
+    pub(crate) position: Option<u64>,
+    pub(crate) heard: i64,
 }
 
 /// A change of the database's primary; milliseconds since the master began it, `at` in Unix milliseconds.

@@ -266,6 +266,20 @@ pub(crate) enum Database {
         /// Name or id of the node
         node: String,
     },
+    /// Make this node's copy the primary without nodes that are lost for good; rows that it lacks are lost
+    Adopt(Adopt),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Adopt {
+    /// Name or id of the node whose copy goes on; `elpis cluster status` says which has most
+    pub(crate) node: String,
+    /// The lost nodes: the primary, and all others that are away
+    #[arg(long, value_name = "NODE", required = true, value_delimiter = ',')]
+    pub(crate) without: Vec<String>,
+    /// Name of the lost primary, instead of typing it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) confirm: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

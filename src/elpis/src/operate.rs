@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod database;
+mod lost;
 pub(crate) mod monitor;
 mod secret;
 pub(crate) mod status;
@@ -53,6 +54,9 @@ async fn run(scope: &Scope, order: Order) -> Result<ExitCode> {
         Order::Database(cli::Database::Migrate(to)) => database::order(&to, scope.json).await?,
         Order::Database(cli::Database::Switchover { node }) => {
             cluster::switchover(&Cluster::find(scope)?, scope, &node).await?;
+        }
+        Order::Database(cli::Database::Adopt(adopt)) => {
+            lost::adopt(&Cluster::find(scope)?, scope, adopt).await?;
         }
         Order::TentacleClient(order) => tentacle::run(order).await?,
         Order::SupportBundle(options) => crate::bundle::make(scope, &options).await?,

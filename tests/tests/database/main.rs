@@ -6,6 +6,7 @@
 mod dev;
 mod faults;
 mod logs;
+mod lost;
 mod world;
 
 use faults::Fault;

@@ -4,7 +4,7 @@ use super::propose;
 use crate::agent::member::Member;
 use crate::agent::messages::{GroupKnowledge, GroupOrder, POKE};
 use crate::agent::{Agent, locked};
-use crate::database::{Applied, Entry, Group, Moved, Order, Planner, Report, applied};
+use crate::database::{Applied, Entry, Group, Moved, Order, Planner, Report, Wait, applied, waits};
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, Command, NodeState};
 use elpis_watch::NodeId;
@@ -68,6 +68,14 @@ impl Standing {
         inner.reports.insert(node, report);
     }
 
+    /// Whether the group waits for somebody.
+    pub(super) fn waits(&self, state: &ClusterState) -> Option<Wait> {
+        let inner = locked(&self.inner);
+        let group = state.group.as_ref()?;
+        // Who leads since a moment has not heard of everybody yet.
+        waits(group, &live(state), &inner.reports)
+    }
+
     /// The node's order.
     pub(super) fn order(&self, node: NodeId) -> Option<GroupOrder> {
         let inner = locked(&self.inner);
@@ -92,6 +100,10 @@ pub(super) struct Now {
     pub(super) cluster_ms: i64,
 }
 
+fn live(state: &ClusterState) -> BTreeSet<NodeId> {
+    state.members().filter(|(_, node)| node.live()).map(|(id, _)| id).collect()
+}
+
 /// Plans with what is known now; nodes with another order than before are told at once.
 pub(super) fn plan(
     agent: &Arc<Agent>,
@@ -105,8 +117,7 @@ pub(super) fn plan(
     let (entry, changed, said, plan_why) = {
         let mut inner = locked(&standing.inner);
         inner.in_term(view.term);
-        let live: BTreeSet<NodeId> =
-            state.members().filter(|(_, node)| node.live()).map(|(id, _)| id).collect();
+        let live = live(state);
         inner.reports.retain(|node, _| live.contains(node));
         let gone = |node| state.nodes.get(&node).is_none_or(|node| node.state == NodeState::Removed);
         inner.applied = applied(group, &inner.reports);
@@ -179,6 +190,9 @@ impl Inner {
             return Some(Said::Began);
         }
         let moving = self.moving.as_mut()?;
+        if group.adopting.is_some() {
+            "by order, without the nodes that are lost".clone_into(&mut moving.line.reason);
+        }
         if group.failing_over || group.epoch < moving.line.epoch {
             return None;
         }

@@ -4,7 +4,7 @@ use super::Peer;
 use super::answer::{Body, No, json, refuse, text};
 use crate::agent::member::Member;
 use crate::agent::process::Process;
-use crate::agent::{Agent, forming, locked, logs, orders, status};
+use crate::agent::{Agent, adopt, forming, locked, logs, orders, status};
 use crate::types::boot_ms;
 use elpis_watch::{Heartbeat, Hello, Released, Report, Role, TrafficDone, VERSION, Welcome};
 use http_body_util::{BodyExt, Limited};
@@ -95,6 +95,9 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         (&Method::POST, "/v1/database/switchover") => {
             orders::switchover(agent, &*member(agent)?, read(body).await?).await?;
             json(&Nothing {})
+        }
+        (&Method::POST, "/v1/database/adopt") => {
+            json(&adopt::order(agent, &*member(agent)?, read(body).await?).await?)
         }
         (&Method::POST, "/v1/node/drain" | "/v1/node/undrain" | "/v1/node/remove") => {
             let order = path.rsplit('/').next().unwrap_or_default();

@@ -83,7 +83,39 @@ fn database(database: &Value) -> String {
         Some("waiting") => format!("{} follow, not proved yet that they hold all", set.join(", ")),
         _ => format!("every commit is also on one of {}", set.join(", ")),
     };
-    format!("database: primary {}, epoch {}; {mode}\n", cell(database, "primary"), cell(database, "epoch"))
+    let (primary, epoch) = (cell(database, "primary"), cell(database, "epoch"));
+    if database["waits"].is_object() {
+        return format!("database: epoch {epoch}; {}", waits(&database["waits"]));
+    }
+    format!("database: primary {primary}, epoch {epoch}; {mode}\n")
+}
+
+/// Nobody leads: who is waited for, what each copy has, and the way out.
+fn waits(waits: &Value) -> String {
+    let since =
+        waits["since"].as_i64().filter(|at| *at > 0).map(|at| format!(" (since {})", time::show_ms(at)));
+    let mut text = format!("NO PRIMARY{}: {}\n", since.unwrap_or_default(), cell(waits, "text"));
+    text.push_str(&positions(&waits["positions"]));
+    match waits["command"].as_str().filter(|command| !command.is_empty()) {
+        Some(command) => text.push_str(&format!("  if they are lost for good: {}\n", safe(command))),
+        None => text.push_str("  start them; a way without them is shown after 2 minutes\n"),
+    }
+    text
+}
+
+/// Where the copies stood.
+pub(super) fn positions(positions: &Value) -> String {
+    let mut text = String::new();
+    for line in positions.as_array().into_iter().flatten() {
+        let lives = if line["lives"] == true { "lives" } else { "away" };
+        let heard = line["heard"].as_i64().unwrap_or(0);
+        let position = match line["position"].as_u64() {
+            Some(position) => format!("position {position}, heard {}", time::show_ms(heard)),
+            None => "position not known".to_owned(),
+        };
+        text.push_str(&format!("  {} ({lives}): {position}\n", cell(line, "node")));
+    }
+    text
 }
 
 fn moved(moved: &Value) -> String {

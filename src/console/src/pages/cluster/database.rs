@@ -2,7 +2,7 @@
 
 use super::NEWEST;
 use crate::pages::{mark_as, time_as, when};
-use crate::status::{Copy, Database, Moved, Node, Status};
+use crate::status::{Copy, Database, Moved, Node, Status, Waits};
 use maud::{Markup, html};
 
 /// What the head of the page says; one sentence that holds at 3 a.m.
@@ -14,6 +14,9 @@ pub(super) fn tell(database: &Database) -> Markup {
             small { @if database.mode == "endpoint" { "one endpoint outside of the nodes" } @else { (database.mode) } ", epoch " (database.epoch) }
         };
     }
+    if let Some(waits) = &database.waits {
+        return html! { (mark_as("critical", "no primary")) small { (waits_for(waits)) } };
+    }
     let set = database.ack_set.join(", ");
     let (mark, word, say) = match database.mode.as_str() {
         _ if database.failing_over => ("critical", "no primary", "the next one is being made".to_owned()),
@@ -22,6 +25,28 @@ pub(super) fn tell(database: &Database) -> Markup {
         _ => ("critical", "one copy", "its loss is a loss of data: add a node".to_owned()),
     };
     html! { (mark_as(mark, word)) small { (say) ", epoch " (database.epoch) } }
+}
+
+/// Who is waited for, what each copy has, and the way out.
+fn waits_for(waits: &Waits) -> String {
+    let mut text = waits.text.clone();
+    if waits.since > 0 {
+        text.push_str(&format!("; since {}", time_as(waits.since / 1000, "%Y-%m-%d %H:%M:%S")));
+    }
+    for one in &waits.positions {
+        let lives = if one.lives { "lives" } else { "away" };
+        text.push_str(&match one.position {
+            Some(position) => {
+                let heard = time_as(one.heard / 1000, "%H:%M:%S");
+                format!("; {} ({lives}) has {position}, heard {heard}", one.node)
+            }
+            None => format!("; {} ({lives}): position not known", one.node),
+        });
+    }
+    if !waits.command.is_empty() {
+        text.push_str(&format!("; if they are lost for good: {}", waits.command));
+    }
+    text
 }
 
 /// A node's copy in its row.
@@ -70,6 +95,7 @@ pub(super) fn moves(status: &Status, now: i64) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Position;
 
     #[test]
     fn what_is_wrong_is_said() {
@@ -82,6 +108,16 @@ mod tests {
         assert!(said(&database).contains("its loss is a loss of data"));
         database.failing_over = true;
         assert!(said(&database).contains("no primary"));
+        database.waits = Some(Waits {
+            text: "n1 must come back".into(),
+            since: 1_000,
+            positions: vec![Position { node: "n<1>".into(), position: Some(7), ..Position::default() }],
+            command: "elpis database adopt n2 --without n1".into(),
+        });
+        let waiting = said(&database);
+        for words in ["n1 must come back", "n&lt;1&gt; (away) has 7", "elpis database adopt n2"] {
+            assert!(waiting.contains(words), "{waiting}");
+        }
         let copy_of = |held: Option<Copy>| copy(&Node { database: held, ..Node::default() }).into_string();
         assert!(copy_of(None).contains("none"));
         let behind = Copy { main: "replica".into(), in_s: true, works: true, lag_ms: Some(4_200) };
