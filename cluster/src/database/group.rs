@@ -54,12 +54,12 @@ pub struct Group {
     /// Who should be the next primary, when several may.
     #[serde(default)]
     pub prefer: Option<NodeId>,
-    /// Who is made primary though it may lack acknowledged rows: an operator's order, for this failover alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adopting: Option<NodeId>,
     /// Changes of the primary, oldest first, as the masters saw them.
     #[serde(default)]
     pub moved: Vec<Moved>,
+    /// Who is made primary though it may lack acknowledged rows: an operator's order, for this failover alone.
+    #[serde(default)]
+    pub adopting: Option<NodeId>,
 }
 
 /// Most changes of the primary that are kept.
@@ -140,8 +140,8 @@ impl Group {
             base_seq: 0,
             failing_over: false,
             prefer: None,
-            adopting: None,
             moved: Vec::new(),
+            adopting: None,
         }
     }
 
