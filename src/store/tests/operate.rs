@@ -331,7 +331,8 @@ async fn the_purge_drops_what_is_old_and_keeps_months_ahead() {
     let purged = store.purge(&purge, clock).await.unwrap();
     assert_eq!((purged.rows["tagent_data_string"], purged.rows["trun_ledger"], purged.months), (1, 1, 0));
     let purged = store.purge(&purge, later).await.unwrap();
-    assert_eq!(purged.months, 3);
+    // As many as the calendar has: two or three.
+    assert!((2..=3).contains(&purged.months), "{}", purged.months);
     assert_eq!(db.rows("SELECT COUNT(*) FROM tagent_data").await.unwrap(), ["0"]);
     assert_eq!(store.purge(&purge, later).await.unwrap().months, 0);
     let stale = Writer { incarnation: 0, ..purge };
