@@ -18,7 +18,7 @@ pub use shards::{Shard, Shards};
 use crate::database::Group;
 use elpis_watch::{Database, Job, Map, Move, NodeId, Owner};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most nodes that are not removed.
 pub const MAX_NODES: usize = 64;
@@ -155,6 +155,12 @@ impl ClusterState {
     #[must_use]
     pub fn live(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(Node::live)
+    }
+
+    /// All live members.
+    #[must_use]
+    pub fn live_nodes(&self) -> BTreeSet<NodeId> {
+        self.members().filter(|(_, node)| node.live()).map(|(id, _)| id).collect()
     }
 
     /// Members that are not removed.

@@ -156,9 +156,8 @@ pub(super) async fn order(agent: &Agent, member: &Member, ask: Ask) -> Result<Ch
         let why = "there is no master: the majority of the nodes is away; start them first";
         return Err(No(StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
     };
-    let live = state.members().filter(|(_, node)| node.live()).map(|(id, _)| id).collect();
     let reports = known.database.iter().map(|(node, known)| (*node, known.report.clone())).collect();
-    may_adopt(group, &live, &reports, node, &without)
+    may_adopt(group, &state.live_nodes(), &reports, node, &without)
         .map_err(|why| no(why.words(|node| name(&state, node))))?;
     let wait = known.wait.clone().unwrap_or_default();
     let mut choice = choice(&state, &known, group, &wait, node);

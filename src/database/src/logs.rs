@@ -12,7 +12,12 @@ const MOST: usize = 64;
 pub(crate) async fn purge(socket: PathBuf, data: PathBuf, notes: Notes) -> Result<Option<String>, Error> {
     let mut sql = Sql::new(socket);
     let mut logs = Vec::new();
-    for row in sql.ask("a look at its binary logs", BINARY_LOGS).await?.iter().take(MOST) {
+    let rows = sql.ask("a look at its binary logs", BINARY_LOGS).await?;
+    if rows.len() < 2 {
+        // The newest always stays.
+        return Ok(None);
+    }
+    for row in rows.iter().take(MOST) {
         let name = text(row, "Log_name");
         let bytes = text(row, "File_size").parse().unwrap_or(0);
         logs.push(BinaryLog { after: after(&mut sql, &name).await?, name, bytes });

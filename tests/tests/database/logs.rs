@@ -30,6 +30,7 @@ async fn binary_logs_stay_for_as_long_as_a_copy_needs_them() {
     let stay: Vec<String> = nodes.iter().filter(|node| **node != away).cloned().collect();
     let first = binary_logs(&world, &stay[0]).await.unwrap()[0].clone();
     begin_new(&world, &stay).await.unwrap();
+    // Two looks of each supervisor, ten seconds apart, in which nothing may go.
     tokio::time::sleep(Duration::from_secs(25)).await;
     for node in &stay {
         let logs = binary_logs(&world, node).await.unwrap();

@@ -8,7 +8,7 @@ use crate::database::{Applied, Entry, Group, Moved, Order, Planner, Report, Wait
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, Command, NodeState};
 use elpis_watch::NodeId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem::discriminant;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,7 +73,7 @@ impl Standing {
         let inner = locked(&self.inner);
         let group = state.group.as_ref()?;
         // Who leads since a moment has not heard of everybody yet.
-        waits(group, &live(state), &inner.reports)
+        waits(group, &state.live_nodes(), &inner.reports)
     }
 
     /// The node's order.
@@ -100,10 +100,6 @@ pub(super) struct Now {
     pub(super) cluster_ms: i64,
 }
 
-fn live(state: &ClusterState) -> BTreeSet<NodeId> {
-    state.members().filter(|(_, node)| node.live()).map(|(id, _)| id).collect()
-}
-
 /// Plans with what is known now; nodes with another order than before are told at once.
 pub(super) fn plan(
     agent: &Arc<Agent>,
@@ -117,7 +113,7 @@ pub(super) fn plan(
     let (entry, changed, said, plan_why) = {
         let mut inner = locked(&standing.inner);
         inner.in_term(view.term);
-        let live = live(state);
+        let live = state.live_nodes();
         inner.reports.retain(|node, _| live.contains(node));
         let gone = |node| state.nodes.get(&node).is_none_or(|node| node.state == NodeState::Removed);
         inner.applied = applied(group, &inner.reports);

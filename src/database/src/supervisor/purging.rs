@@ -62,10 +62,14 @@ impl Purging {
     }
 }
 
+/// First line of the file: what follows is in this version's form.
+const VERSION: &str = "members 1\n";
+
 /// A line a member: node, position or `-`, seconds away.
 fn write(notes: &Notes) -> String {
     let seq = |note: &Note| note.seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string());
-    notes.0.iter().map(|(node, note)| format!("{node} {} {}\n", seq(note), note.away_s)).collect()
+    let lines = notes.0.iter().map(|(node, note)| format!("{node} {} {}\n", seq(note), note.away_s));
+    std::iter::once(VERSION.to_owned()).chain(lines).collect()
 }
 
 fn read(text: &str) -> Notes {
@@ -76,7 +80,8 @@ fn read(text: &str) -> Notes {
         let seq = if seq == "-" { None } else { Some(seq.parse().ok()?) };
         Some((node, Note { seq, away_s: words.next()?.parse().ok()? }))
     };
-    Notes(text.lines().filter_map(note).collect())
+    // Of another version nothing is known: then nothing goes until every member was heard of.
+    Notes(text.strip_prefix(VERSION).unwrap_or_default().lines().filter_map(note).collect())
 }
 
 #[cfg(test)]
@@ -88,6 +93,7 @@ mod tests {
         let some = Note { seq: Some(7), away_s: 30 };
         let notes = Notes([(2, some), (3, Note { seq: None, away_s: 5 })].into());
         assert_eq!(read(&write(&notes)), notes);
-        assert_eq!(read("2 7 30\n3 x 1\n4\n5 9"), Notes([(2, some)].into()));
+        assert_eq!(read("members 1\n2 7 30\n3 x 1\n4\n5 9"), Notes([(2, some)].into()));
+        assert_eq!(read("members 2\n2 7 30\n"), Notes::default());
     }
 }
