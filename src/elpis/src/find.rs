@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use elpis_watch::{LinkError, Method};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Sockets of the node of this machine.
 const SYSTEM: &str = "/run/elpis";
@@ -17,12 +17,23 @@ pub(crate) const HERE: &str = ".elpis-dev";
 const QUESTION: Duration = Duration::from_secs(3);
 /// Time for an order: it may wait for a Raft commit or a database transaction.
 const ORDER: Duration = Duration::from_secs(35);
+/// How long an order waits for a master: an election takes a second or two, on a loaded machine more.
+const ELECTION: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Which socket of a node.
 #[derive(Clone, Copy)]
 enum Door {
     Node,
     Api,
+}
+
+/// What came of asking every node once.
+enum Asked {
+    Answer(Value),
+    /// Nothing was done; somebody answered that it cannot be done at the moment: an election goes on.
+    NotNow(String),
+    Nobody(String),
 }
 
 /// A node of this machine and how it is reached.
@@ -92,21 +103,52 @@ impl Cluster {
         self.ask(Door::Api, method, path, body).await
     }
 
+    /// An order waits while the nodes answer that there is no master; a question is answered as things are.
     async fn ask(&self, door: Door, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let begin = Instant::now();
+        loop {
+            let failures = match self.ask_each(door, &method, path, body).await? {
+                Asked::Answer(answer) => return Ok(answer),
+                Asked::NotNow(_) if method != Method::GET && begin.elapsed() < ELECTION => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    continue;
+                }
+                Asked::NotNow(failures) | Asked::Nobody(failures) => failures,
+            };
+            match (&self.dev, door) {
+                (Some(layout), _) => {
+                    bail!("no node answers ({failures}); see `elpis dev status --dir {}`", layout.dir.display())
+                }
+                (None, Door::Node) => {
+                    bail!("the node agent does not answer ({failures}); see `systemctl status elpis-node`")
+                }
+                (None, Door::Api) => {
+                    bail!("the console does not answer ({failures}); see `systemctl status elpis-console`")
+                }
+            }
+        }
+    }
+
+    /// Asks one node after the other.
+    async fn ask_each(&self, door: Door, method: &Method, path: &str, body: Option<&Value>) -> Result<Asked> {
         let mut failures = Vec::new();
+        let mut not_now = false;
         for (name, socket) in self.sockets(door)? {
-            let limit = if method == Method::GET { QUESTION } else { ORDER };
+            let limit = if *method == Method::GET { QUESTION } else { ORDER };
             let asked = elpis_watch::request::<Value>(&socket, method.clone(), path, body);
             let failure = match tokio::time::timeout(limit, asked).await {
-                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Ok(answer)) => return Ok(Asked::Answer(answer)),
                 Ok(Err(LinkError::Connect { source, .. })) => source.to_string(),
-                Ok(Err(LinkError::Refused { status: 503, error })) => error,
+                Ok(Err(LinkError::Refused { status: 503, error })) => {
+                    not_now = true;
+                    error
+                }
                 Ok(Err(LinkError::Refused { error, .. } | LinkError::Superseded(error))) => bail!("{error}"),
-                Ok(Err(e)) if method == Method::GET => e.to_string(),
+                Ok(Err(e)) if *method == Method::GET => e.to_string(),
                 Ok(Err(e)) => {
                     bail!("{name}: {e}; look whether the order was carried out before you repeat it")
                 }
-                Err(_) if method == Method::GET => format!("no answer within {} s", limit.as_secs()),
+                Err(_) if *method == Method::GET => format!("no answer within {} s", limit.as_secs()),
                 Err(_) => bail!(
                     "{name} did not answer within {} s; look whether the order was carried out before you repeat it",
                     limit.as_secs()
@@ -115,17 +157,7 @@ impl Cluster {
             failures.push(format!("{name}: {failure}"));
         }
         let failures = failures.join("; ");
-        match (&self.dev, door) {
-            (Some(layout), _) => {
-                bail!("no node answers ({failures}); see `elpis dev status --dir {}`", layout.dir.display())
-            }
-            (None, Door::Node) => {
-                bail!("the node agent does not answer ({failures}); see `systemctl status elpis-node`")
-            }
-            (None, Door::Api) => {
-                bail!("the console does not answer ({failures}); see `systemctl status elpis-console`")
-            }
-        }
+        Ok(if not_now { Asked::NotNow(failures) } else { Asked::Nobody(failures) })
     }
 
     /// Folder of the development cluster, if it is one.

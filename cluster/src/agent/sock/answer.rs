@@ -44,9 +44,9 @@ impl From<NodeError> for No {
     fn from(error: NodeError) -> No {
         let status = match &error {
             NodeError::Refused(_) | NodeError::HasCluster(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            NodeError::NoLeader | NodeError::NoCluster | NodeError::OutcomeUnknown(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            NodeError::NoLeader | NodeError::NoCluster => StatusCode::SERVICE_UNAVAILABLE,
+            // Not to be sent again, nor to another node, before somebody has looked.
+            NodeError::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         No(status, error.to_string())
