@@ -117,7 +117,10 @@ impl Cluster {
             };
             match (&self.dev, door) {
                 (Some(layout), _) => {
-                    bail!("no node answers ({failures}); see `elpis dev status --dir {}`", layout.dir.display())
+                    bail!(
+                        "no node answers ({failures}); see `elpis dev status --dir {}`",
+                        layout.dir.display()
+                    )
                 }
                 (None, Door::Node) => {
                     bail!("the node agent does not answer ({failures}); see `systemctl status elpis-node`")
