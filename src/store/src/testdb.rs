@@ -71,6 +71,7 @@ read -r line
 pub struct TestDb {
     name: String,
     socket: PathBuf,
+    user: String,
 }
 
 impl TestDb {
@@ -93,6 +94,11 @@ impl TestDb {
         TestDb::on(&SERVER, SETTINGS).await
     }
 
+    /// A database of a server that runs already, through its socket and without a password.
+    pub fn of(name: &str, socket: PathBuf, user: &str) -> TestDb {
+        TestDb { name: name.to_owned(), socket, user: user.to_owned() }
+    }
+
     async fn on(
         server: &'static OnceLock<Result<Server, String>>,
         settings: &'static [&'static str],
@@ -100,7 +106,7 @@ impl TestDb {
         let begin = move || server.get_or_init(|| start(settings)).as_ref().map_err(Clone::clone);
         let server = tokio::task::spawn_blocking(begin).await.map_err(|e| e.to_string())??;
         let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        Ok(TestDb { name, socket: server.socket.clone() })
+        Ok(TestDb { name, socket: server.socket.clone(), user: "root".to_owned() })
     }
 
     /// Its address, epoch 1.
@@ -108,7 +114,7 @@ impl TestDb {
         Endpoint {
             epoch: 1,
             url: format!("mysql://localhost/{}?socket={}", self.name, self.socket.display()),
-            user: "root".to_owned(),
+            user: self.user.clone(),
             password: Secret::new(""),
         }
     }

@@ -229,6 +229,16 @@ impl World {
         answers.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
     }
 
+    /// Answer times of the rows asked for in this time, ms, sorted.
+    #[allow(dead_code)] // only the join is measured so
+    pub(crate) fn answers(&self, from: Instant, to: Instant) -> Vec<f64> {
+        let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = held.iter().filter(|row| row.1 >= from && row.1 <= to);
+        let mut answers: Vec<f64> = rows.map(|row| (row.2 - row.1).as_secs_f64() * 1e3).collect();
+        answers.sort_by(f64::total_cmp);
+        answers
+    }
+
     /// Rows that were acknowledged so far.
     pub(crate) fn acknowledged(&self) -> usize {
         self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -6,6 +6,7 @@ use crate::files::{AGENTS, MODULES, Spooled};
 use crate::process::Process;
 use crate::report::Report;
 use anyhow::{Result, anyhow, ensure};
+use elpis_store::Endpoint;
 use elpis_store::testdb::TestDb;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -19,8 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const DONE: &str = "SELECT COUNT(*) FROM treport_done";
 
-struct Bench<'a> {
+/// A data server with a spool of its own, and the database that it writes to.
+pub(crate) struct Bench<'a> {
     program: &'a Path,
+    /// Where rows are counted.
     db: TestDb,
     node: std::sync::Arc<NodeAgent>,
     folder: tempfile::TempDir,
@@ -29,11 +32,8 @@ struct Bench<'a> {
 
 pub(crate) async fn run(program: &Path, files: u32, report: &mut Report) -> Result<()> {
     let db = TestDb::durable().await.map_err(|e| anyhow!(e))?;
-    let folder = tempfile::Builder::new().prefix("elpis-bench").tempdir()?;
-    let first_s = jiff::Timestamp::now().as_second() - 80_000;
-    let spooled = Spooled::open(&folder.path().join("spool"), first_s)?;
-    let node = NodeAgent::serve(db.endpoint());
-    let mut bench = Bench { program, db, node, folder, spooled };
+    let way = db.endpoint();
+    let mut bench = Bench::open(program, db, way)?;
     bench.drain(1, MODULES, "agents and modules made").await?;
     let all = bench.drain(files, MODULES, "all values changing").await?;
     bench.drain(1, MODULES / 10, "settled").await?;
@@ -55,8 +55,25 @@ pub(crate) async fn run(program: &Path, files: u32, report: &mut Report) -> Resu
 }
 
 impl Bench<'_> {
+    /// Rows are written through `way` and counted in `db`.
+    pub(crate) fn open(program: &Path, db: TestDb, way: Endpoint) -> Result<Bench<'_>> {
+        let folder = tempfile::Builder::new().prefix("elpis-bench").tempdir()?;
+        let first_s = jiff::Timestamp::now().as_second() - 80_000;
+        let spooled = Spooled::open(&folder.path().join("spool"), first_s)?;
+        Ok(Bench { program, db, node: NodeAgent::serve(way), folder, spooled })
+    }
+
+    /// Rows are written through another way from now on.
+    pub(crate) fn go(&mut self, way: Endpoint) {
+        self.node.change(|map, _| {
+            let named = map.database.as_mut().expect("a database is named");
+            (named.url, named.user, named.password) = (way.url, way.user, way.password.expose().to_owned());
+            named.epoch += 1;
+        });
+    }
+
     /// Fills the spool, lets a data server empty it; values a second from the first commit seen to the last.
-    async fn drain(&mut self, rounds: u32, changing: u32, what: &str) -> Result<f64> {
+    pub(crate) async fn drain(&mut self, rounds: u32, changing: u32, what: &str) -> Result<f64> {
         let begin = Instant::now();
         let files = i64::try_from(self.spooled.fill(rounds, changing)?)?;
         println!("{files} files spooled in {:.0} s", begin.elapsed().as_secs_f64());

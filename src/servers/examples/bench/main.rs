@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a tool for developers
 
 mod bare;
+mod cost;
 mod data;
 #[allow(dead_code)] // the tests use the rest
 #[path = "../../tests/servers/fake.rs"]
@@ -35,6 +36,8 @@ enum Part {
     Ledger,
     /// A network server with 100,000 modules
     Memory,
+    /// What the database gate and acknowledging replicas cost
+    Database,
 }
 
 /// Measures how much the servers store in a second; exit code 1 when a bar is missed.
@@ -46,7 +49,7 @@ struct Options {
     /// The program under test
     #[arg(long, default_value = "target/release/elpis")]
     program: PathBuf,
-    /// Files of each of the 1,000 agents, all values changing
+    /// Files of each of the 1,000 agents, all values changing; part database: half as many
     #[arg(long, default_value_t = 40)]
     files: u32,
     /// Seconds a kind of check is measured
@@ -76,6 +79,9 @@ fn main() -> Result<ExitCode> {
         }
         if wanted(Part::Memory) {
             memory::run(&program, &mut report).await?;
+        }
+        if wanted(Part::Database) {
+            cost::run(&program, options.files / 2, &mut report).await?;
         }
         anyhow::Ok(())
     })?;

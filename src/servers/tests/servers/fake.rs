@@ -74,7 +74,7 @@ impl NodeAgent {
                 epoch: endpoint.epoch,
                 url: endpoint.url,
                 user: endpoint.user,
-                password: String::new(),
+                password: endpoint.password.expose().to_owned(),
                 mode: "endpoint".into(),
                 ready: true,
                 primary: 0,

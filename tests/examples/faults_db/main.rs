@@ -1,10 +1,12 @@
 //! `make faults-db`: faults of a database that the nodes run, many times, under writers.
 //!
-//! `faults_db [--only Kill,Host] [--often 20] [--rarely 5] [--program PATH] [--steps]`
+//! `faults_db [--only Kill,Host] [--often 20] [--rarely 5] [--program PATH]`; `faults_db --join 5120` measures the join
+//! of a third node with so much data.
 
-#[path = "../tests/database/faults.rs"]
+#[path = "../../tests/database/faults.rs"]
 mod faults;
-#[path = "../tests/database/world.rs"]
+mod join;
+#[path = "../../tests/database/world.rs"]
 mod world;
 
 use anyhow::{Context, Result};
@@ -33,6 +35,9 @@ struct Options {
     /// Folder of the cluster, kept at the end; without: a scratch folder
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// No faults: how a third node joins, with so many MiB of data (three times as much disk is needed)
+    #[arg(long, value_name = "MIB")]
+    join: Option<u64>,
     /// Network checks beside the writers
     #[arg(long, default_value_t = 300)]
     checks: u32,
@@ -41,6 +46,9 @@ struct Options {
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    if let Some(mib) = options.join {
+        return join::run(&options.program, mib, options.dir).await;
+    }
     let mut world = World::up(&options.program, 3, options.dir)?;
     world.checks(options.checks).await?;
     world.write(3).await?;
