@@ -78,6 +78,8 @@ struct Sim {
     /// On their way, in order per sender: (to whom, what).
     orders: VecDeque<(usize, (u64, u64), Order)>,
     told: VecDeque<(u64, usize, Told)>,
+    /// A new primary that falls at this moment, before the others have all that it has.
+    falls: Option<(i64, usize)>,
     now_ms: i64,
     rows: u64,
     calm: bool,
@@ -107,6 +109,7 @@ pub fn run(seed: u64, verbose: bool) -> Report {
         reports: BTreeMap::new(),
         orders: VecDeque::new(),
         told: VecDeque::new(),
+        falls: None,
         now_ms: 0,
         rows: 0,
         calm: true,
@@ -153,6 +156,7 @@ impl Sim {
             if !self.calm && self.rng.between(0, 199) == 0 {
                 self.fault();
             }
+            self.fall();
             if !self.report.violations.is_empty() {
                 return;
             }
@@ -243,6 +247,9 @@ impl Sim {
         if applied.is_ok() && matches!(entry, Entry::Promoted { .. }) {
             self.report.epochs += 1;
             self.report.promotions += u64::from(self.group.primary != before);
+            if self.group.primary != before {
+                self.will_fall(place(self.group.primary));
+            }
         }
     }
 

@@ -3,6 +3,9 @@
 use super::{NODES, Node, Sim, id};
 use elpis_cluster::database::{Entry, Memory, Planner};
 
+/// Time in which a new primary falls that does not live long.
+const FALLS_WITHIN_MS: u64 = 1_500;
+
 impl Sim {
     pub(super) fn depose(&mut self) {
         let node = self.any();
@@ -64,6 +67,21 @@ impl Sim {
         }
         if !self.nodes[self.leader].up {
             self.depose();
+        }
+    }
+
+    /// One new primary in four does not live long.
+    pub(super) fn will_fall(&mut self, node: usize) {
+        if !self.calm && self.rng.chance(25) {
+            let after = self.rng.between(0, FALLS_WITHIN_MS);
+            self.falls = Some((self.now_ms + i64::try_from(after).unwrap_or(0), node));
+        }
+    }
+
+    pub(super) fn fall(&mut self) {
+        if let Some((_, node)) = self.falls.take_if(|(at_ms, _)| *at_ms <= self.now_ms) {
+            self.note(|| format!("the new primary {} falls", id(node)));
+            self.servers.kill(node);
         }
     }
 
