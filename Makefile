@@ -1,5 +1,6 @@
-.PHONY: setup build run clean-run demo test bench proof faults-db fuzz sim mutants help
+.PHONY: setup build run clean-run demo test bench proof faults-db fuzz sim mutants iso iso-test test-iso help
 DIR ?= .elpis-dev
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Plain words for each target: `make help`.
 help:
 	@echo "make setup  install what building and testing need (apt, cargo), make the shared target folder"
@@ -13,6 +14,9 @@ help:
 	@echo "make faults-db  faults of the nodes' own database, many times, against their bars (60 min; ARGS=--help)"
 	@echo "make sim    20,000 seeds of the cluster simulator (SEEDS=20000)"
 	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"
+	@echo "make iso    the image: target/iso/elpis-VERSION.iso, boots from CD, USB stick or disk, BIOS or UEFI (as root)"
+	@echo "make iso-test  the same, packed quickly: target/iso/elpis-test.iso"
+	@echo "make test-iso  builds it and boots it: three machines joined by their screens, one lost (10 min)"
 	@echo "make fuzz   5 minutes each of agent-file parser and Tentacle session, coverage-guided (SECONDS_EACH=300)"
 setup:
 	@scripts/setup
@@ -25,8 +29,15 @@ clean-run:
 	@target/release/elpis dev remove --dir $(DIR)
 demo: build
 	@exec target/release/elpis dev demo --dir $(DIR)
-test: setup
+test:
+	@scripts/setup image
 	@scripts/test
+iso iso-test:
+	@scripts/setup image
+	cargo build --release -p elpis --bin elpis
+	@iso/build target/release/elpis target/iso/elpis-$(if $(filter iso,$@),$(VERSION).iso release,test.iso test)
+test-iso: iso-test
+	cargo test -p elpis-system-tests --test boot -- --include-ignored --nocapture
 bench: setup
 	cargo build --release -p elpis
 	cargo build --release -p elpis-servers --example bench

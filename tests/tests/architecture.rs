@@ -9,6 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("elpis-monitor", &[]),
     ("elpis-tentacle", &["elpis-watch"]),
     ("elpis-cluster", &["elpis-watch"]),
+    ("elpis-appliance", &["elpis-cluster"]),
     ("elpis-sim", &["elpis-cluster", "elpis-watch"]),
     ("elpis-database", &["elpis-cluster", "elpis-watch"]),
     ("elpis-agentxml", &["elpis-monitor"]),
@@ -32,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "elpis-console",
             "elpis-cluster",
             "elpis-database",
+            "elpis-appliance",
         ],
     ),
     ("elpis-system-tests", &["elpis-watch", "elpis-monitor"]),
@@ -46,13 +48,15 @@ const HOMES: &[(&str, &[&str])] = &[
     ("quick-xml", &["elpis-agentxml"]),
     ("axum", &["elpis-console"]),
     ("maud", &["elpis-console"]),
+    ("ratatui", &["elpis-appliance", "elpis"]),
 ];
 
 #[test]
 fn no_arrow_turns() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut manifests =
-        Vec::from(["cluster", "cluster/sim", "tests"].map(|part| root.join(part).join("Cargo.toml")));
+    let mut manifests = Vec::from(
+        ["appliance", "cluster", "cluster/sim", "tests"].map(|part| root.join(part).join("Cargo.toml")),
+    );
     manifests
         .extend(std::fs::read_dir(root.join("src")).unwrap().map(|e| e.unwrap().path().join("Cargo.toml")));
     let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();

@@ -87,11 +87,41 @@ pub(crate) enum Command {
     TentacleClient(TentacleClient),
     /// One file with what is needed to find a fault from afar, without passwords, keys and tokens
     SupportBundle(SupportBundle),
+    /// This machine, where it is an appliance: its first start, its status screen
+    #[command(subcommand)]
+    Appliance(Appliance),
     /// A whole cluster in one folder of this machine, to develop, test and try
     #[command(subcommand)]
     Dev(Dev),
     /// Print the completion script of a shell
     Completion { shell: Shell },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Appliance {
+    /// Give the machine its name and wait for an address; the other units start after it (root)
+    Setup,
+    /// Form a cluster of one, or join the one that the kernel's command line names, unless that is done
+    Form,
+    /// Give this machine's own cluster of one up and join another (root)
+    Join {
+        /// A member, as it names itself with `elpis cluster add-node`
+        #[arg(value_name = "HOST:PORT")]
+        address: String,
+        /// The six words
+        #[arg(required = true, num_args = 1..=6)]
+        words: Vec<String>,
+        /// Name of this node, when it has agents of its own: they are lost
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+    },
+    /// Remove everything but the machine's name, and start as on the first day (elpis-reset.service)
+    #[command(hide = true)]
+    Reset,
+    /// Show the status screen on this terminal
+    Screen,
+    /// Exit with 0 when this node works and with 1, and the reason, when it does not
+    Health,
 }
 
 #[derive(Args, Debug)]

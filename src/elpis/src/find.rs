@@ -83,6 +83,11 @@ impl Cluster {
         Ok(Cluster { dev, on: scope.on.clone() })
     }
 
+    /// The node of this machine, whether it runs yet or not.
+    pub(crate) fn of_machine() -> Cluster {
+        Cluster { dev: None, on: None }
+    }
+
     /// A cluster in a folder that is known to be there.
     pub(crate) fn of(layout: Layout, on: Option<String>) -> Cluster {
         Cluster { dev: Some(layout), on }

@@ -4,6 +4,7 @@
 //! through its local sockets, `dev` keeps a whole cluster in one folder.
 
 mod accounts;
+mod appliance;
 mod bundle;
 mod cli;
 mod dev;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Database(order) => operate::main(&cli.scope, operate::Order::Database(order)),
         Command::TentacleClient(order) => operate::main(&cli.scope, operate::Order::TentacleClient(order)),
         Command::SupportBundle(order) => operate::main(&cli.scope, operate::Order::SupportBundle(order)),
+        Command::Appliance(order) => appliance::main(&order),
         Command::Dev(order) => dev::main(&cli.scope, order),
         Command::Completion { shell } => cli::completion(shell),
     }

@@ -28,8 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 /// The servers that a node runs unless told otherwise.
 pub(crate) const BUILT: &[Role] = &Role::ALL;
-/// A copy of the database for another node takes no more of disk and network, bytes a second.
-const COPY_BYTES_PER_S: u64 = 100 << 20;
 /// A server whose place was taken by another process.
 const SUPERSEDED: u8 = 3;
 /// The command line is wrong.
@@ -65,7 +63,7 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
     let database = Config {
         data: options.data.clone(),
         memory_mib: options.database_memory.unwrap_or_else(quarter_of_memory_mib),
-        copy_bytes_per_s: COPY_BYTES_PER_S,
+        copy_bytes_per_s: u64::from(options.database_copy_rate) << 20,
     };
     let config = AgentConfig {
         database: keeps.then(|| Hand::new(move |wires| elpis_database::run(database.clone(), wires))),

@@ -41,6 +41,9 @@ pub(crate) struct NodeDaemon {
     /// Memory for the pages of this node's database, MiB; without: a quarter of the machine's
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..))]
     pub(crate) database_memory: Option<u32>,
+    /// What a copy of this node's database for another node may take of disk and network, MiB a second
+    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) database_copy_rate: u32,
     /// How quickly a silent node is given up
     #[arg(long, value_enum, default_value_t = Profile::Lan)]
     pub(crate) profile: Profile,

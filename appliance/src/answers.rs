@@ -1,0 +1,162 @@
+//! What the machine was told before its start: options of the kernel's command line that begin with `elpis.`.
+
+use crate::identity::is_name;
+use std::net::Ipv4Addr;
+
+/// Answers to the questions of the first start. All may be missing: the machine asks nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// `elpis.name=`: the node's name.
+    pub name: Option<String>,
+    /// `elpis.address=10.0.0.1/24` and, where it has to leave its network, `elpis.gateway=10.0.0.254`: of the first
+    /// wired network card, in place of DHCP.
+    pub address: Option<Address>,
+    /// `elpis.join=HOST:PORT` and `elpis.words=a-b-c-d-e-f`: the cluster to join; without, one of its own is formed.
+    pub join: Option<Join>,
+}
+
+/// An address of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub ip: Ipv4Addr,
+    /// Bits of the network, 1 to 30.
+    pub prefix: u8,
+    pub gateway: Option<Ipv4Addr>,
+}
+
+impl Address {
+    /// PURE: settings of systemd-networkd for the card with this name.
+    #[must_use]
+    pub fn network_file(&self, card: &str) -> String {
+        let gateway = self.gateway.map(|gateway| format!("Gateway={gateway}\n")).unwrap_or_default();
+        format!(
+            "[Match]\nName={card}\n\n[Network]\nAddress={}/{}\n{gateway}LinkLocalAddressing=ipv6\n",
+            self.ip, self.prefix
+        )
+    }
+}
+
+/// A cluster to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Host and port of a member.
+    pub address: String,
+    /// Six words, separated by spaces.
+    pub words: String,
+}
+
+const KNOWN: [&str; 5] = ["elpis.name", "elpis.address", "elpis.gateway", "elpis.join", "elpis.words"];
+/// Options that others read: the initrd and the kernel's own.
+const OTHERS: [&str; 3] = ["elpis.roothash", "elpis.offset", "elpis.test"];
+
+impl Answers {
+    /// PURE: reads a command line. What is wrong is said and left out.
+    #[must_use]
+    pub fn parse(line: &str) -> (Answers, Vec<String>) {
+        let (mut answers, mut wrong) = (Answers::default(), Vec::new());
+        let (mut address, mut words, mut gateway) = (None, None, None);
+        for option in line.split_whitespace().filter(|option| option.starts_with("elpis.")) {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            match key {
+                "elpis.name" if is_name(value) => answers.name = Some(value.to_owned()),
+                "elpis.name" => wrong.push(format!(
+                    "elpis.name={value}: a name has small letters, digits and dashes; a name was made"
+                )),
+                "elpis.join"
+                    if value.rsplit_once(':').is_some_and(|(host, port)| {
+                        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+                    }) =>
+                {
+                    address = Some(value.to_owned());
+                }
+                "elpis.join" => wrong.push(format!("elpis.join={value}: HOST:PORT of a member is needed")),
+                "elpis.address" => match of_machine(value) {
+                    Some(address) => answers.address = Some(address),
+                    None => wrong.push(format!(
+                        "elpis.address={value}: an address and the bits of its network are needed, as 10.0.0.1/24; \
+                         DHCP is asked"
+                    )),
+                },
+                "elpis.gateway" => match value.parse() {
+                    Ok(ip) => gateway = Some(ip),
+                    Err(_) => wrong.push(format!("elpis.gateway={value}: an IPv4 address is needed")),
+                },
+                "elpis.words" => words = Some(value.replace(['-', '_', ','], " ")),
+                other if OTHERS.contains(&other) => {}
+                other => wrong.push(format!("{other}: not known; known are {}", KNOWN.join(", "))),
+            }
+        }
+        match (&mut answers.address, gateway) {
+            (Some(address), gateway) => address.gateway = gateway,
+            (None, Some(_)) => {
+                wrong.push("elpis.gateway without elpis.address: DHCP names its own".to_owned());
+            }
+            (None, None) => {}
+        }
+        match (address, words) {
+            (Some(address), Some(words)) => answers.join = Some(Join { address, words }),
+            (Some(_), None) => {
+                wrong.push("elpis.join without elpis.words: both are needed to join".to_owned());
+            }
+            (None, Some(_)) => {
+                wrong.push("elpis.words without elpis.join: both are needed to join".to_owned());
+            }
+            (None, None) => {}
+        }
+        (answers, wrong)
+    }
+}
+
+fn of_machine(text: &str) -> Option<Address> {
+    let (ip, prefix) = text.split_once('/')?;
+    let (ip, prefix): (Ipv4Addr, u8) = (ip.parse().ok()?, prefix.parse().ok()?);
+    let usable = !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !ip.is_broadcast();
+    ((1..=30).contains(&prefix) && usable).then_some(Address { ip, prefix, gateway: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_is_meant_for_it() {
+        let line = "console=ttyS0 elpis.roothash=ab12 elpis.name=north elpis.join=10.0.0.1:7946 \
+                    elpis.words=a-b-c-d-e-f quiet";
+        let (answers, wrong) = Answers::parse(line);
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!(answers.name.as_deref(), Some("north"));
+        let join = answers.join.unwrap_or_else(|| panic!("no cluster to join"));
+        assert_eq!((join.address.as_str(), join.words.as_str()), ("10.0.0.1:7946", "a b c d e f"));
+        assert_eq!(Answers::parse("quiet"), (Answers::default(), Vec::new()));
+    }
+
+    #[test]
+    fn an_address_becomes_settings_of_the_network() {
+        let (answers, wrong) = Answers::parse("elpis.address=10.9.0.1/24 elpis.gateway=10.9.0.254");
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let file = answers.address.map(|address| address.network_file("enp0s2")).unwrap_or_default();
+        assert!(file.contains("Name=enp0s2\n") && file.contains("Address=10.9.0.1/24\n"), "{file}");
+        assert!(file.contains("Gateway=10.9.0.254\n") && !file.contains("DHCP"), "{file}");
+    }
+
+    #[test]
+    fn mistakes_are_said() {
+        for (line, why) in [
+            ("elpis.name=No", "small letters"),
+            ("elpis.join=10.0.0.1", "HOST:PORT"),
+            ("elpis.join=10.0.0.1:0 elpis.words=a", "HOST:PORT"),
+            ("elpis.join=10.0.0.1:1", "without elpis.words"),
+            ("elpis.words=a", "without elpis.join"),
+            ("elpis.address=10.0.0.1", "bits of its network"),
+            ("elpis.address=127.0.0.1/8", "bits of its network"),
+            ("elpis.address=10.0.0.1/33", "bits of its network"),
+            ("elpis.gateway=here", "IPv4 address"),
+            ("elpis.gateway=10.0.0.1", "without elpis.address"),
+            ("elpis.other=a", "not known"),
+        ] {
+            let (answers, wrong) = Answers::parse(line);
+            assert!(wrong.iter().any(|text| text.contains(why)), "{line}: {wrong:?}");
+            assert_eq!(answers, Answers::default(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What the screen says: the state of the machine in plain words. PURE.
+
+use elpis_cluster::agent::Status;
+use std::path::Path;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// It works, and a node may be lost.
+    Good,
+    /// It works, or is on its way.
+    Notice,
+    /// It does not work.
+    Bad,
+}
+
+/// What the machine knows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub version: String,
+    /// `None` until it is made.
+    pub name: Option<String>,
+    /// `None` without a network.
+    pub address: Option<String>,
+    /// Nothing is kept over a restart.
+    pub live: bool,
+    /// The first administrator's password, until somebody changes it.
+    pub password: Option<String>,
+    /// What is wrong with the answers given before the start, and with the units.
+    pub problems: Vec<String>,
+}
+
+/// Ports of an appliance, the same on every node.
+pub mod ports {
+    /// Agents' files (Tentacle).
+    pub const TENTACLE: u16 = 41_121;
+    /// Pages and API (TLS).
+    pub const CONSOLE: u16 = 443;
+    /// The other nodes (mTLS).
+    pub const CLUSTER: u16 = 7_946;
+    /// Second copies of agents' files (mTLS).
+    pub const SPOOL: u16 = 7_947;
+    /// The database, for the other nodes' gates (mTLS).
+    pub const GATE: u16 = 7_948;
+}
+
+/// Steps of a start.
+const STEPS: u32 = 6;
+
+/// The state in one line.
+#[must_use]
+pub fn headline(facts: &Facts, status: Option<&Status>) -> (Level, String) {
+    let step =
+        |number: u32, what: &str| (Level::Notice, format!("Starting, step {number} of {STEPS}: {what}"));
+    if facts.address.is_none() {
+        return step(1, "an address by DHCP (is the cable in?)");
+    }
+    let Some(status) = status else { return step(2, "the node agent") };
+    match status.state.as_str() {
+        "no-cluster" => return step(3, "a cluster of one"),
+        "joining" => return (Level::Notice, "Joining a cluster: the others let this node in".to_owned()),
+        _ => {}
+    }
+    if status.master.is_none() {
+        return no_master(status);
+    }
+    let database = status.database.as_ref();
+    if database.is_some_and(|database| database.waits.is_some()) {
+        return (Level::Bad, "No primary: somebody with the newest rows must come back".to_owned());
+    }
+    if !database.is_some_and(|database| database.ready) {
+        return step(4, "the database");
+    }
+    if status.shards.owned < status.shards.total {
+        let (owned, total) = (status.shards.owned, status.shards.total);
+        return step(5, &format!("the work is given out, {owned} of {total} shards"));
+    }
+    let mine = status.nodes.iter().find(|node| Some(node.id) == status.node);
+    let late = mine.and_then(|node| node.services.iter().find(|(_, state)| *state != "up"));
+    if let Some((service, _)) = late {
+        return step(6, &format!("the {service}"));
+    }
+    let more = match status.nodes.len() {
+        1 => ": add two more",
+        2 => ": add one more",
+        _ => "",
+    };
+    let level = if status.can_lose > 0 { Level::Good } else { Level::Notice };
+    let nodes = if status.can_lose == 1 { "node" } else { "nodes" };
+    let reason = if more.is_empty() && status.can_lose == 0 && !status.reason.is_empty() {
+        format!(": {}", status.reason)
+    } else {
+        more.to_owned()
+    };
+    (level, format!("Working, can lose {} {nodes}{reason}", status.can_lose))
+}
+
+/// A node by itself knows who should be there, not who is.
+fn no_master(status: &Status) -> (Level, String) {
+    let voters: Vec<&str> =
+        status.nodes.iter().filter(|node| node.voter).map(|node| node.name.as_str()).collect();
+    let mine = status.nodes.iter().find(|node| Some(node.id) == status.node).map(|node| node.name.as_str());
+    let majority = voters.len() / 2 + 1;
+    let others: Vec<&str> = voters.iter().copied().filter(|name| Some(*name) != mine).collect();
+    let needed = majority.saturating_sub(1);
+    if needed == 0 || others.is_empty() {
+        return (Level::Notice, format!("Starting, step 3 of {STEPS}: the cluster"));
+    }
+    let nodes = if needed == 1 { "node" } else { "nodes" };
+    let text = format!(
+        "Waiting for {needed} more {nodes}: has {}, needs {}{}",
+        mine.unwrap_or("itself"),
+        if needed < others.len() && needed > 1 { format!("{needed} of ") } else { String::new() },
+        others.join(if needed < others.len() { " or " } else { " and " })
+    );
+    (Level::Bad, text)
+}
+
+/// The lines below it: a name and a value each.
+#[must_use]
+pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(address) = &facts.address {
+        let port = if ports::CONSOLE == 443 { String::new() } else { format!(":{}", ports::CONSOLE) };
+        lines.push(("Console", format!("https://{address}{port}/")));
+        if let Some(password) = &facts.password {
+            lines.push(("", format!("user admin, password {password} (made at the first start)")));
+        }
+        lines.push(("Agents", format!("{address}, port {} (Tentacle)", ports::TENTACLE)));
+    }
+    if let Some(status) = status.filter(|status| status.state == "member") {
+        let master = status.master.as_deref().unwrap_or("none");
+        let count = status.nodes.len();
+        let nodes = if count == 1 { "node" } else { "nodes" };
+        let cluster = status.cluster.as_deref().unwrap_or_default();
+        lines.push(("Cluster", format!("{cluster}, {count} {nodes}, master {master}")));
+        if let Some(database) = &status.database {
+            let primary = database.primary.as_deref().unwrap_or("none");
+            lines.push(("Database", format!("primary {primary}, {}", database.mode)));
+        }
+        for node in &status.nodes {
+            let role = node.database.as_ref().map_or("", |copy| copy.main.as_str());
+            let services = node.services.values();
+            let (up, all) = (services.clone().filter(|state| *state == "up").count(), services.count());
+            let line = format!(
+                "{:<14} {:<20} {:<9} {role:<8} {up}/{all} servers",
+                node.name, node.address, node.state
+            );
+            lines.push(("Node", line));
+        }
+        if let Some(event) = status.events.first() {
+            lines.push(("Latest", format!("{}: {}", event.role, event.text)));
+        }
+    }
+    if facts.live {
+        lines.push(("State", "in memory: a restart loses it (nothing is installed on a disk)".to_owned()));
+    }
+    for problem in &facts.problems {
+        lines.push(("Problem", problem.clone()));
+    }
+    lines
+}
+
+/// PURE: whether a folder keeps its content over a restart, by `/proc/mounts`: the longest mount point that holds it.
+#[must_use]
+pub fn is_kept(mounts: &str, folder: &Path) -> bool {
+    let mount = |line: &str| -> Option<(usize, bool)> {
+        let mut fields = line.split(' ').skip(1);
+        let (point, kind) = (fields.next()?, fields.next()?);
+        let kept = !matches!(kind, "tmpfs" | "ramfs" | "overlay" | "squashfs" | "rootfs");
+        folder.starts_with(point).then_some((point.len(), kept))
+    };
+    mounts.lines().filter_map(mount).max_by_key(|(length, _)| *length).is_some_and(|(_, kept)| kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use elpis_cluster::agent::{DatabaseLine, NodeLine, Shards};
+
+    fn facts() -> Facts {
+        Facts { address: Some("10.0.2.15".into()), name: Some("kite-4412".into()), ..Facts::default() }
+    }
+
+    fn works(names: &[&str], can_lose: usize) -> Status {
+        let nodes = names.iter().zip(1..);
+        Status {
+            state: "member".into(),
+            node: Some(1),
+            master: Some(names[0].into()),
+            can_lose,
+            nodes: nodes
+                .map(|(name, id)| NodeLine {
+                    id,
+                    name: (*name).into(),
+                    voter: true,
+                    state: "up".into(),
+                    services: [("console".into(), "up".into())].into(),
+                    ..NodeLine::default()
+                })
+                .collect(),
+            shards: Shards { total: 4096, owned: 4096 },
+            database: Some(DatabaseLine { ready: true, mode: "single".into(), ..DatabaseLine::default() }),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_start_is_told_step_by_step() {
+        let one = works(&["kite-4412"], 0);
+        let starting = |change: &dyn Fn(&mut Status)| {
+            let mut status = one.clone();
+            change(&mut status);
+            headline(&facts(), Some(&status)).1
+        };
+        assert_eq!(
+            headline(&Facts::default(), Some(&one)).1,
+            "Starting, step 1 of 6: an address by DHCP (is the cable in?)"
+        );
+        assert_eq!(headline(&facts(), None).1, "Starting, step 2 of 6: the node agent");
+        assert_eq!(starting(&|s| s.state = "no-cluster".into()), "Starting, step 3 of 6: a cluster of one");
+        assert_eq!(starting(&|s| s.master = None), "Starting, step 3 of 6: the cluster");
+        assert_eq!(starting(&|s| s.database = None), "Starting, step 4 of 6: the database");
+        assert_eq!(
+            starting(&|s| s.shards.owned = 7),
+            "Starting, step 5 of 6: the work is given out, 7 of 4096 shards"
+        );
+        assert_eq!(
+            starting(&|s| s.nodes[0].services = [("console".into(), "starting".into())].into()),
+            "Starting, step 6 of 6: the console"
+        );
+        assert_eq!(
+            headline(&facts(), Some(&one)),
+            (Level::Notice, "Working, can lose 0 nodes: add two more".to_owned())
+        );
+    }
+
+    #[test]
+    fn says_what_may_be_lost_and_who_is_missing() {
+        let three = works(&["kite-4412", "heron-9021", "wren-1177"], 1);
+        assert_eq!(headline(&facts(), Some(&three)), (Level::Good, "Working, can lose 1 node".to_owned()));
+        let alone = Status { master: None, ..three.clone() };
+        assert_eq!(
+            headline(&facts(), Some(&alone)),
+            (Level::Bad, "Waiting for 1 more node: has kite-4412, needs heron-9021 or wren-1177".to_owned())
+        );
+        let mut weak = three;
+        (weak.can_lose, weak.reason) = (0, "wren-1177 is down".into());
+        assert_eq!(headline(&facts(), Some(&weak)).1, "Working, can lose 0 nodes: wren-1177 is down");
+        let two = works(&["kite-4412", "heron-9021"], 0);
+        assert_eq!(headline(&facts(), Some(&two)).1, "Working, can lose 0 nodes: add one more");
+    }
+
+    #[test]
+    fn what_is_kept_is_seen_by_the_mounts() {
+        let mounts =
+            "overlay / overlay rw 0 0\ntmpfs /var tmpfs rw 0 0\n/dev/vda5 /var/lib/elpis ext4 rw 0 0\n";
+        assert!(is_kept(mounts, Path::new("/var/lib/elpis/raft")));
+        assert!(!is_kept(mounts, Path::new("/var/lib/other")));
+        assert!(!is_kept(mounts, Path::new("/etc")));
+        assert!(!is_kept("", Path::new("/etc")));
+    }
+}

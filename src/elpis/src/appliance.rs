@@ -1,0 +1,159 @@
+//! `elpis appliance …`: what the units of an appliance run. `elpis_appliance` decides, this does it.
+
+mod join;
+mod screen;
+
+use crate::cli::Appliance;
+use crate::find::Cluster;
+use anyhow::{Context, Result, bail};
+use elpis_appliance::answers::{Answers, Join};
+use elpis_appliance::identity::Identity;
+use elpis_appliance::view::{Facts, Level, headline, is_kept};
+use elpis_cluster::agent::Status;
+use elpis_watch::Method;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// What is kept: name, keys, Raft log, spool, database.
+const STATE: &str = "/var/lib/elpis";
+const IDENTITY: &str = "/var/lib/elpis/identity.json";
+/// Settings of the units, made at each start.
+const ENVIRONMENT: &str = "/run/elpis-setup/environment";
+/// Settings of the network that hold until the next start.
+const NETWORKS: &str = "/run/systemd/network";
+const COMMAND_LINE: &str = "/proc/cmdline";
+const LOOK: Duration = Duration::from_millis(500);
+
+pub(crate) fn main(order: &Appliance) -> ExitCode {
+    let done =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Into::into).and_then(
+            |runtime| {
+                runtime.block_on(async {
+                    match order {
+                        Appliance::Setup => setup().await,
+                        Appliance::Form => join::form(answers()?.0.join.as_ref()).await,
+                        Appliance::Join { address, words, confirm } => {
+                            let join = Join { address: address.clone(), words: words.join(" ") };
+                            let said = join::order(&Cluster::of_machine(), &join, confirm.as_deref()).await?;
+                            println!("{said}");
+                            Ok(())
+                        }
+                        Appliance::Reset => join::reset(),
+                        Appliance::Screen => screen::run().await,
+                        Appliance::Health => health().await,
+                    }
+                })
+            },
+        );
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("elpis: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answers() -> Result<(Answers, Vec<String>)> {
+    let line = fs::read_to_string(COMMAND_LINE).with_context(|| format!("cannot read {COMMAND_LINE}"))?;
+    Ok(Answers::parse(&line))
+}
+
+/// Name, then address: nothing can start without either.
+async fn setup() -> Result<()> {
+    let (answers, wrong) = answers()?;
+    for text in wrong {
+        eprintln!("elpis: kernel command line: {text}");
+    }
+    let identity = Identity::read_or_make(Path::new(IDENTITY), answers.name.as_deref())?;
+    nix::unistd::sethostname(&identity.name).context("the host's name cannot be set")?;
+    if let Some(wanted) = &answers.address {
+        let card = first_card().context("there is no wired network card")?;
+        fs::create_dir_all(NETWORKS).with_context(|| format!("cannot make {NETWORKS}"))?;
+        let path = Path::new(NETWORKS).join("40-answered.network");
+        fs::write(&path, wanted.network_file(&card))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        join::systemctl(&["restart", "systemd-networkd"])?;
+    }
+    let address = loop {
+        // An answered address is there as soon as the network knows it; else the first that DHCP gives.
+        let found = addresses();
+        let wanted = answers.address.map(|wanted| wanted.ip);
+        match wanted {
+            Some(wanted) if found.contains(&wanted) => break wanted,
+            None if !found.is_empty() => break found[0],
+            _ => sleep(LOOK).await,
+        }
+    };
+    let text = format!("ELPIS_NAME={}\nELPIS_ADDRESS={address}\n", identity.name);
+    let path = Path::new(ENVIRONMENT);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {ENVIRONMENT}"))?;
+    println!("{} at {address}", identity.name);
+    Ok(())
+}
+
+/// IPv4 addresses of network cards that are up.
+fn addresses() -> Vec<Ipv4Addr> {
+    let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let Ok(cards) = getifaddrs() else { return Vec::new() };
+    cards
+        .filter(|card| card.flags.contains(up) && !card.flags.contains(InterfaceFlags::IFF_LOOPBACK))
+        .filter_map(|card| Some(card.address?.as_sockaddr_in()?.ip()))
+        .collect()
+}
+
+/// The first wired network card by name.
+fn first_card() -> Option<String> {
+    let cards = getifaddrs().ok()?.map(|card| card.interface_name);
+    cards.filter(|name| name.starts_with("en") || name.starts_with("eth")).min()
+}
+
+/// The address that the units were started with; before, none.
+fn own_address() -> Option<String> {
+    let text = fs::read_to_string(ENVIRONMENT).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("ELPIS_ADDRESS=")).map(str::to_owned)
+}
+
+async fn health() -> Result<()> {
+    let node = Cluster::of_machine();
+    let (facts, seen) = (facts(), status(&node).await);
+    let (level, text) = headline(&facts, seen.as_ref());
+    if level == Level::Bad || !text.starts_with("Working") {
+        bail!("{text}");
+    }
+    node.api(Method::GET, "/api/v1/agents", None).await.context("the console")?;
+    println!("{text}");
+    Ok(())
+}
+
+async fn status(node: &Cluster) -> Option<Status> {
+    let seen = node.node(Method::GET, "/v1/status", None).await.ok()?;
+    serde_json::from_value(seen).ok()
+}
+
+fn facts() -> Facts {
+    let name = Identity::read(Path::new(IDENTITY)).map(|identity| identity.name);
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let password = fs::read_to_string(Path::new(STATE).join("admin.password")).ok();
+    Facts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        name,
+        address: own_address(),
+        live: !is_kept(&mounts, Path::new(STATE)),
+        password: password.map(|text| text.trim().to_owned()),
+        problems: answers()
+            .map_or_else(|e| vec![format!("{e:#}")], |(_, wrong)| wrong)
+            .into_iter()
+            .chain(join::failed())
+            .collect(),
+    }
+}

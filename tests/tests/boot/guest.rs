@@ -1,0 +1,227 @@
+//! An emulated machine that boots the image: watched through its serial screen, reached through forwarded ports of the
+//! loopback. It ends with the value.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const LOOK: Duration = Duration::from_millis(250);
+/// Features that the guest's kernel uses, none that cost emulation dearly.
+const CPU: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+aes,+pclmulqdq";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    Bios,
+    Uefi,
+}
+
+/// A place on the wire that guests share.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// Socket of the switch, and of this guest.
+    pub(crate) switch: PathBuf,
+    pub(crate) own: PathBuf,
+    /// Last byte of its hardware address; its address is 10.9.0.N.
+    pub(crate) number: u8,
+}
+
+pub(crate) struct Guest {
+    qemu: Child,
+    folder: tempfile::TempDir,
+    started: Instant,
+    /// Ports of the loopback that lead to the guest's.
+    pub(crate) console: u16,
+    pub(crate) tentacle: u16,
+}
+
+/// The image under test.
+fn image() -> PathBuf {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/iso/elpis-test.iso");
+    let image = std::env::var_os("ELPIS_ISO").map_or(default, PathBuf::from);
+    assert!(image.is_file(), "{} is not there: make iso-test builds it", image.display());
+    image
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Guest {
+    pub(crate) fn boot(firmware: Firmware) -> Guest {
+        Guest::start(firmware, None, 2048, 2)
+    }
+
+    /// One of several on a wire, with an address of its own there.
+    pub(crate) fn on(place: &Place, more: &str) -> Guest {
+        let options = format!("elpis.address=10.9.0.{}/24 {more}", place.number);
+        Guest::start(Firmware::Bios, Some((place, &options)), 1024, 1)
+    }
+
+    fn start(firmware: Firmware, wire: Option<(&Place, &str)>, memory_mib: u32, processors: u32) -> Guest {
+        let folder = tempfile::Builder::new().prefix("elpis-boot").tempdir().unwrap();
+        let (console, tentacle) = (free_port(), free_port());
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", CPU])
+            .args(["-smp", &processors.to_string(), "-m", &memory_mib.to_string()])
+            .args(["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "chardev:s", "-chardev"])
+            .arg(format!("socket,id=s,path={},server=on,wait=off,logfile={}", path("keys"), path("serial")))
+            .arg("-drive")
+            .arg(format!("file={},media=cdrom,readonly=on,if=ide", image().display()));
+        if let Some((place, options)) = wire {
+            let loader = extract(folder.path());
+            command
+                .arg("-netdev")
+                .arg(format!(
+                    "dgram,id=w,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                    place.own.display(),
+                    place.switch.display()
+                ))
+                .arg("-device")
+                .arg(format!("virtio-net-pci,netdev=w,romfile=,mac=52:54:00:09:00:{:02x}", place.number))
+                .args(["-kernel", &path("live/vmlinuz"), "-initrd", &path("live/initrd.img"), "-append"])
+                .arg(format!("{loader} {options}"));
+        }
+        command
+            // Nothing of the guest leaves this machine.
+            .arg("-netdev")
+            .arg(format!(
+                "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{console}-:443,hostfwd=tcp:127.0.0.1:{tentacle}-:41121"
+            ))
+            .args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
+        if firmware == Firmware::Uefi {
+            let variables = path("variables");
+            std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables)
+                .expect("ovmf is installed by make setup");
+            command
+                .args([
+                    "-drive",
+                    "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+                ])
+                .arg("-drive")
+                .arg(format!("if=pflash,format=raw,unit=1,file={variables}"));
+        }
+        let errors = std::fs::File::create(path("errors")).unwrap();
+        let qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
+        let qemu = qemu.expect("qemu-system-x86 is installed by make setup");
+        Guest { qemu, folder, started: Instant::now(), console, tentacle }
+    }
+
+    /// Types on the serial port.
+    pub(crate) fn press(&self, keys: &str) {
+        let mut port = std::os::unix::net::UnixStream::connect(self.folder().join("keys")).unwrap();
+        port.write_all(keys.as_bytes()).unwrap();
+        // The guest takes them one by one; what it shows meanwhile is in the log.
+        std::thread::sleep(Duration::from_secs(2));
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// All that the serial port has shown, without the terminal's control sequences.
+    pub(crate) fn screen(&self) -> String {
+        let bytes = std::fs::read(self.folder().join("serial")).unwrap_or_default();
+        plain(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// Waits for a text on the screen; returns the time since power-on.
+    pub(crate) fn until_screen(&self, text: &str, limit: Duration) -> Duration {
+        self.until(&format!("{text:?} on the screen"), limit, || self.screen().contains(text));
+        self.started.elapsed()
+    }
+
+    /// The word that follows a text on the screen.
+    pub(crate) fn until_word(&self, before: &str, limit: Duration) -> String {
+        self.until(&format!("{before:?} on the screen"), limit, || self.screen().contains(before));
+        let screen = self.screen();
+        let after = screen.rsplit(before).next().unwrap_or_default();
+        after.split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
+    /// The rest of the newest line that holds this text.
+    pub(crate) fn until_line(&self, before: &str, limit: Duration) -> String {
+        self.until(&format!("{before:?} on the screen"), limit, || self.screen().contains(before));
+        let screen = self.screen();
+        let after = screen.rsplit(before).next().unwrap_or_default();
+        after.lines().next().unwrap_or_default().trim().to_owned()
+    }
+
+    pub(crate) fn until(&self, what: &str, limit: Duration, good: impl Fn() -> bool) {
+        let begin = Instant::now();
+        while !good() {
+            assert!(
+                begin.elapsed() < limit,
+                "not within {} s: {what}; {}; the screen's end:\n{}",
+                limit.as_secs(),
+                std::fs::read_to_string(self.folder().join("errors")).unwrap_or_default(),
+                tail(&self.screen(), 60)
+            );
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Processor time of the emulation so far.
+    pub(crate) fn cpu_s(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.qemu.id())).unwrap_or_default();
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map_or(Vec::new(), |x| x.1.split_whitespace().collect());
+        let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+        (ticks(11) + ticks(12)) / 100.0
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// Kernel and initrd of the image, as a boot loader would take them; returns the options that it would give.
+fn extract(to: &Path) -> String {
+    std::fs::create_dir(to.join("live")).unwrap();
+    let mut command = Command::new("xorriso");
+    command.args(["-osirrox", "on", "-indev"]).arg(image());
+    for name in ["live/vmlinuz", "live/initrd.img", "boot/grub/grub.cfg"] {
+        let local = to.join("live").join(Path::new(name).file_name().unwrap());
+        command.args(["-extract", name]).arg(local);
+    }
+    let done = command.output().expect("xorriso is installed by make setup");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let settings = std::fs::read_to_string(to.join("live/grub.cfg")).unwrap();
+    let line = settings.lines().find_map(|line| line.strip_prefix("linux /live/vmlinuz "));
+    line.expect("the boot loader's options").to_owned()
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// PURE: the text alone; a sequence that moves the cursor is a new line.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\u{1b}' {
+            out.push(if c == '\r' { '\n' } else { c });
+            continue;
+        }
+        if rest.next() == Some('[')
+            && let Some(last) = rest.by_ref().find(char::is_ascii_alphabetic)
+            && last == 'H'
+        {
+            out.push('\n');
+        }
+    }
+    out
+}
+
+#[test]
+fn control_sequences_are_left_out() {
+    assert_eq!(plain("\u{1b}[2J\u{1b}[3;1H\u{1b}[1;32mWorking\u{1b}[0m\rx"), "\nWorking\nx");
+}

@@ -1,0 +1,86 @@
+//! What the image's files say, without booting it: ports, units, commands.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[path = "support/dev.rs"]
+mod dev;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn units() -> Vec<(String, String)> {
+    let folder = std::fs::read_dir(root().join("systemd")).unwrap();
+    let names = folder.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    names.map(|name| (name.clone(), read(&format!("systemd/{name}")))).collect()
+}
+
+/// The packet filter, the documentation and what the units listen on name the same ports.
+#[test]
+fn three_lists_of_ports_are_one() {
+    let filter = read("iso/root/etc/nftables.conf");
+    let set = filter.lines().find_map(|line| line.trim().strip_prefix("tcp dport {")).unwrap();
+    let open: BTreeSet<u16> =
+        set.split('}').next().unwrap().split(',').map(|port| port.trim().parse().unwrap()).collect();
+    let written: BTreeSet<u16> = read("docs/ports.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split("/tcp").next()?.parse().ok())
+        .collect();
+    assert_eq!(written, open, "docs/ports.md and the packet filter");
+    let mut listened = BTreeSet::new();
+    for (_, text) in units() {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for pair in words.windows(2).filter(|pair| pair[0].ends_with("listen")) {
+            listened.insert(pair[1].rsplit(':').next().unwrap().parse::<u16>().unwrap());
+        }
+    }
+    assert_eq!(listened, open, "what the units listen on and the packet filter");
+}
+
+/// A unit that starts a command which this program does not have would fail only in the booted image.
+#[test]
+fn units_start_commands_that_there_are() {
+    let mut seen = 0;
+    for (name, text) in units() {
+        let Some(start) = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/elpis ")) else {
+            continue;
+        };
+        let commands = start
+            .split_whitespace()
+            .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+        let commands: Vec<&str> = commands.take_while(|word| !word.starts_with('-')).collect();
+        let done = Command::new(dev::program()).args(&commands).arg("--help").output().unwrap();
+        assert!(done.status.success(), "{name}: elpis {}", commands.join(" "));
+        let help = String::from_utf8_lossy(&done.stdout).into_owned();
+        for option in text.split_whitespace().filter(|word| word.starts_with("--")) {
+            assert!(help.contains(option), "{name}: elpis {} has no {option}", commands.join(" "));
+        }
+        seen += 1;
+    }
+    assert!(seen >= 9, "only {seen} units start this program");
+}
+
+/// Everything that runs for long is shut in.
+#[test]
+fn every_unit_is_sandboxed() {
+    for (name, text) in units().into_iter().filter(|(name, _)| name.ends_with(".service")) {
+        for line in [
+            "NoNewPrivileges=yes",
+            "ProtectSystem=strict",
+            "ProtectKernelModules=yes",
+            "RestrictNamespaces=yes",
+            "MemoryDenyWriteExecute=yes",
+            "SystemCallArchitectures=native",
+        ] {
+            assert!(text.contains(line), "{name} lacks {line}");
+        }
+        assert!(text.contains("CapabilityBoundingSet="), "{name} keeps all capabilities");
+    }
+}
