@@ -33,7 +33,7 @@ mod status;
 pub use adopt::{PositionLine, WaitLine};
 use forming::Joining;
 pub use forming::{JoinStatus, Step};
-pub use status::{CopyLine, DatabaseLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status};
+pub use status::{CopyLine, DatabaseLine, DiskLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status};
 
 use crate::identity::{Identity, IdentityError};
 use crate::raft_node::{self, NodeError, RaftNode};

@@ -11,11 +11,13 @@ mod group;
 mod logs;
 mod pace;
 mod plan;
+mod room;
 mod supervise;
 mod wait;
 
 pub use group::{Entry, Group, Member, Mode, Moved, Refused};
 pub use logs::{Applied, BinaryLog, Note, Notes, Patience, applied};
 pub use plan::{Order, Plan, Planner, Reach, Report};
+pub use room::{Disk, Disks, Logs, Reserve, Room, reserve, reserve_bytes};
 pub use supervise::{Action, Local, Memory, supervise};
 pub use wait::{Seen, Unfit, Wait, may_adopt, waits};

@@ -10,7 +10,7 @@ mod faults;
 
 use crate::mariadb::Servers;
 use crate::world::Rng;
-use elpis_cluster::database::{Action, Entry, Group, Local, Memory, Order, Planner, Report as Told};
+use elpis_cluster::database::{Action, Entry, Group, Local, Memory, Order, Planner, Report as Told, Room};
 use elpis_watch::NodeId;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -62,6 +62,8 @@ struct Node {
     /// Newest (term, round) obeyed.
     newest: (u64, u64),
     order: Option<Order>,
+    /// Of its disk, as the supervisor sees it.
+    room: Room,
     /// A row of its own that waits for its acknowledgement.
     waits: Option<(u64, Action)>,
 }

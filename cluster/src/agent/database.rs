@@ -4,7 +4,7 @@
 use super::member::Member;
 use super::messages::{GroupOrder, GroupReport};
 use super::{Agent, accounts, locked};
-use crate::database::{Applied, Order, Report};
+use crate::database::{Applied, Disks, Order, Report};
 use crate::state::{ClusterState, NodeState, Secret};
 use elpis_watch::{NodeId, Role, Traffic, TrafficDone};
 use futures_util::future::BoxFuture;
@@ -71,6 +71,8 @@ pub struct Told {
     pub order: Order,
     /// Its echo is the round of the order.
     pub report: Report,
+    /// For the status alone: a changed number of bytes is no news, and of what it means the report has the level.
+    pub disks: Disks,
 }
 
 impl Told {
@@ -223,12 +225,12 @@ impl Desk {
             // What was obeyed of an earlier master says nothing of this one's rounds.
             report.echo = 0;
         }
-        Some(GroupReport { report })
+        Some(GroupReport { report, disks: told.disks })
     }
 
-    /// The supervisor's last report.
-    pub(super) fn told(&self) -> Option<Report> {
-        self.reports.borrow().as_ref().map(|told| told.report.clone())
+    /// What the supervisor told last.
+    pub(super) fn told(&self) -> Option<Told> {
+        self.reports.borrow().clone()
     }
 
     /// The gate obeys.

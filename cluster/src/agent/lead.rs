@@ -156,7 +156,7 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
             let seen = Seen { seq: told.report.local.received(), at_ms: grant.cluster_now_ms };
             member.seen(peer, seen);
         }
-        leading.group.heard(view.term, peer, told.report);
+        leading.group.heard(view.term, peer, told);
         let moment = group::Now { boot_ms: now.boot_ms, cluster_ms: grant.cluster_now_ms };
         group::plan(agent, member, &view, &state, moment);
         database = leading.group.order(peer);

@@ -1,7 +1,7 @@
 //! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
 //! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]).
 
-use crate::database::{Applied, Order, Report, Seen, Wait};
+use crate::database::{Applied, Disks, Order, Report, Seen, Wait};
 use crate::lease::{Grant, Renewal};
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub struct Renew {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GroupReport {
     pub report: Report,
+    #[serde(default)]
+    pub disks: Disks,
 }
 
 /// A node's copy as the master knows it.
@@ -49,6 +51,7 @@ pub struct GroupReport {
 #[serde(default)]
 pub struct GroupKnowledge {
     pub report: Report,
+    pub disks: Disks,
     /// Age of the oldest transaction that it has not applied; `None` = not known.
     pub lag_ms: Option<u64>,
 }

@@ -4,7 +4,7 @@ use super::member::Member;
 use super::sock::No;
 use super::{Agent, accounts, database, status};
 use crate::bootstrap;
-use crate::database::Entry;
+use crate::database::{Entry, Room};
 use crate::state::{Command, MANAGED, Secret};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -172,6 +172,14 @@ pub(super) async fn switchover(agent: &Agent, member: &Member, target: Target) -
     }
     if let Some(why) = status::one_copy_of(agent, member).await {
         return Err(no(format!("not now: {why}")));
+    }
+    let known = status::ask_leader(agent, member, &member.node.raft_view()).await.unwrap_or_default();
+    let room = |node| known.database.get(node).map(|known| known.report.local.room).unwrap_or_default();
+    if room(&to) >= Room::Critical && room(&to) > room(&group.primary) {
+        return Err(no(format!(
+            "the disk of {} is nearly full: the primary would be taken away from there again; make room there first",
+            target.node
+        )));
     }
     let entry = Entry::FailoverStart { epoch: group.epoch + 1, prefer: Some(to) };
     member.node.propose(Command::Database(entry)).await?;

@@ -1,5 +1,9 @@
 //! `GET /v1/status`, `/healthz`, `/metrics`: what any live node can say, without the database.
 
+mod disk;
+
+pub use disk::DiskLine;
+
 use super::member::Member;
 use super::messages::{Ask, Knowledge, STATUS, VERSION};
 use super::sock::No;
@@ -75,6 +79,9 @@ pub struct NodeLine {
     /// Its copy of the database, where the nodes run it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<CopyLine>,
+    /// The disk of that copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskLine>,
 }
 
 /// A change of the database's primary; times in milliseconds since the master began it, `at` in Unix milliseconds.
@@ -238,12 +245,16 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
                 skew_ms: known.skew_ms,
                 program: node.version.clone(),
                 database: of_all.and_then(|known| copy(state, known, id)),
+                disk: of_all
+                    .and_then(|known| known.database.get(&id))
+                    .and_then(|known| disk::line(state, &known.disks)),
             }
         })
         .collect();
     let name = |id: NodeId| state.nodes.get(&id).map_or_else(|| id.to_string(), |node| node.name.clone());
     let (can_lose, reason) = can_lose(state, view, known);
     let mut warnings = known.map(|known| known.warnings.clone()).unwrap_or_default();
+    warnings.extend(known.map(|known| disk::warnings(state, known)).unwrap_or_default());
     let database = state.database.as_ref().map(|named| database(state, named, known));
     if let Some(database) = &database {
         let Accounts { made, wanted, error } = &database.accounts;
@@ -454,7 +465,10 @@ pub(super) fn metrics(agent: &Agent) -> String {
     line("shards_owned", "", i64::try_from(state.owned(member.id())).unwrap_or(i64::MAX));
     line("moves", "", i64::try_from(state.moves().count()).unwrap_or(i64::MAX));
     if let Some(told) = member.desk.told() {
-        let (local, memory) = (told.local, told.memory);
+        for (name, labels, value) in disk::figures(&state, &told.disks) {
+            line(name, &labels, value);
+        }
+        let (local, memory) = (told.report.local, told.report.memory);
         line("database_up", "", i64::from(local.up));
         line("database_leads", "", i64::from(memory.leading.is_some()));
         line("database_acknowledges", "", i64::from(local.acks && local.connected));

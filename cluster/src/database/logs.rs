@@ -6,6 +6,7 @@
 
 use super::group::Group;
 use super::plan::Report;
+use super::room::Logs;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,11 +51,21 @@ pub struct Patience {
     pub bytes: u64,
     /// Part of the disk, in hundredths: the primary must not run full for one that is gone.
     pub percent: u64,
+    /// The same once the disk is critical, of every member, away or not: two logs, so that one that is near keeps its
+    /// place over the begin of a new one. Who falls behind more gets a new copy.
+    pub short_bytes: u64,
+    pub short_percent: u64,
 }
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience { away_s: 3 * 24 * 3600, bytes: 10 << 30, percent: 20 }
+        Patience {
+            away_s: 3 * 24 * 3600,
+            bytes: 10 << 30,
+            percent: 20,
+            short_bytes: 512 << 20,
+            short_percent: 5,
+        }
     }
 }
 
@@ -88,27 +99,51 @@ impl Notes {
     }
 
     /// The oldest of the logs, oldest first, that has to stay; `None` = all of them. `disk` is its size in bytes, 0 = not
-    /// known.
+    /// known; `short` = hardly any of it is free.
     #[must_use]
-    pub fn keep_from<'a>(&self, logs: &'a [BinaryLog], disk: u64, patience: &Patience) -> Option<&'a str> {
-        let most = match disk / 100 * patience.percent {
-            0 => patience.bytes,
-            part => part.min(patience.bytes),
+    pub fn keep_from<'a>(
+        &self,
+        logs: &'a [BinaryLog],
+        disk: u64,
+        short: bool,
+        patience: &Patience,
+    ) -> Option<&'a str> {
+        let part = |bytes: u64, percent: u64| match disk / 100 * percent {
+            0 => bytes,
+            part => part.min(bytes),
         };
-        // The last that begins no later than a position holds what comes after it.
-        let first = |seq: u64| logs.iter().rposition(|log| log.after <= seq).unwrap_or(0);
+        let most = part(patience.bytes, patience.percent);
+        let most_short = part(patience.short_bytes, patience.short_percent);
         let mut keep = logs.len().checked_sub(1)?;
         for note in self.0.values() {
-            let from = note.seq.map_or(0, first);
-            let held: u64 = logs[from..].iter().map(|log| log.bytes).fold(0, u64::saturating_add);
-            let given_up = note.away_s > 0 && (note.away_s >= patience.away_s || held > most);
-            if !given_up {
+            let from = first(logs, note.seq);
+            let held = bytes(&logs[from..]);
+            let away = note.away_s > 0 && (note.away_s >= patience.away_s || held > most);
+            // The newest goes in no case: it is not counted.
+            let behind = short && bytes(&logs[from..logs.len() - 1]) > most_short;
+            if !away && !behind {
                 keep = keep.min(from);
             }
         }
         // Of nobody anything is known: nothing goes.
         (keep > 0 && !self.0.is_empty()).then(|| logs[keep].name.as_str())
     }
+
+    /// How much the logs are, and how much of that is there for each member.
+    #[must_use]
+    pub fn held(&self, logs: &[BinaryLog]) -> Logs {
+        let held = self.0.iter().map(|(node, note)| (*node, bytes(&logs[first(logs, note.seq)..])));
+        Logs { bytes: bytes(logs), held: held.collect() }
+    }
+}
+
+/// The log that holds what comes after a position: the last that begins no later.
+fn first(logs: &[BinaryLog], seq: Option<u64>) -> usize {
+    seq.and_then(|seq| logs.iter().rposition(|log| log.after <= seq)).unwrap_or(0)
+}
+
+fn bytes(logs: &[BinaryLog]) -> u64 {
+    logs.iter().map(|log| log.bytes).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -142,11 +177,43 @@ mod tests {
         ];
         for (what, notes, disk, keep) in table {
             let notes = Notes((2..).zip(notes).collect());
-            assert_eq!(notes.keep_from(&logs(), disk, &Patience::default()), keep, "{what}");
+            assert_eq!(notes.keep_from(&logs(), disk, false, &Patience::default()), keep, "{what}");
         }
-        assert_eq!(Notes::default().keep_from(&[], 0, &Patience::default()), None);
-        let notes = Notes(BTreeMap::from([(2, note(u64::MAX, u64::MAX))]));
-        assert_eq!(notes.keep_from(&[], u64::MAX, &Patience::default()), None);
+        for short in [false, true] {
+            assert_eq!(Notes::default().keep_from(&[], 0, short, &Patience::default()), None);
+            let notes = Notes(BTreeMap::from([(2, note(u64::MAX, u64::MAX))]));
+            assert_eq!(notes.keep_from(&[], u64::MAX, short, &Patience::default()), None);
+        }
+    }
+
+    #[test]
+    fn on_a_critical_disk_nobody_is_waited_for_long() {
+        let note = |seq: Option<u64>, away_s| Note { seq, away_s };
+        // A log is 128 MiB; (what of, notes of the members, MiB of the disk, what is kept from)
+        let table: [(&str, Vec<Note>, u64, Option<&str>); 6] = [
+            ("nothing is known", vec![], 0, None),
+            (
+                "one that lives and never comes near",
+                vec![note(Some(1_950), 0), note(Some(5), 0)],
+                0,
+                Some("binlog.19"),
+            ),
+            ("one that is near", vec![note(Some(1_950), 0), note(Some(1_540), 0)], 0, Some("binlog.15")),
+            ("one that is not", vec![note(Some(1_950), 0), note(Some(1_440), 0)], 0, Some("binlog.19")),
+            ("a small disk", vec![note(Some(1_950), 0), note(Some(1_540), 0)], 8 << 10, Some("binlog.19")),
+            ("a new one", vec![note(Some(1_950), 0), note(None, 0)], 0, Some("binlog.19")),
+        ];
+        let logs: Vec<BinaryLog> =
+            logs().into_iter().map(|log| BinaryLog { bytes: 128 << 20, ..log }).collect();
+        for (what, notes, disk, keep) in table {
+            let notes = Notes((2..).zip(notes).collect());
+            assert_eq!(notes.keep_from(&logs, disk << 20, true, &Patience::default()), keep, "{what}");
+        }
+        let notes =
+            Notes(BTreeMap::from([(2, note(Some(1_950), 0)), (3, note(Some(1_750), 0)), (4, note(None, 9))]));
+        let held = BTreeMap::from([(2, 128 << 20), (3, 384 << 20), (4, (20 * 128) << 20)]);
+        assert_eq!(notes.held(&logs), Logs { bytes: (20 * 128) << 20, held });
+        assert_eq!(notes.held(&[]).bytes, 0);
     }
 
     #[test]

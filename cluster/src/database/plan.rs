@@ -1,7 +1,10 @@
 //! What the leader agrees on next, and what it asks of every supervisor.
 
+mod disk;
+
 use super::group::{Entry, Group, Mode};
 use super::pace::Pace;
+use super::room::Room;
 use super::supervise::{Local, Memory};
 use crate::planted;
 use elpis_watch::NodeId;
@@ -13,6 +16,8 @@ const SHRINK_MS: i64 = 5_000;
 /// Before a primary whose ackers are all gone goes on alone; with one acker there is nothing better to wait for.
 const ALONE_MS: i64 = 10_000;
 const ALONE_OF_TWO_MS: i64 = 5_000;
+/// A primary whose disk is nearly full goes elsewhere after so long in its epoch: no two such moves follow at once.
+const GIVE_AWAY_MS: i64 = 10_000;
 /// The write probe of a primary fails for so long before it is replaced.
 const PROBE_MS: i64 = 2_000;
 /// A primary that does not open its gate for so long is replaced.
@@ -244,7 +249,8 @@ impl Planner {
                 let received = local.map_or(0, Local::received);
                 let applied = local.map_or(0, |local| local.applied_seq);
                 let wanted = Some(**node) == group.prefer;
-                (received, wanted, applied, **node != me, std::cmp::Reverse(**node))
+                let room = local.map_or(Room::Enough, |local| local.room.max(Room::Low));
+                (received, wanted, std::cmp::Reverse(room), applied, **node != me, std::cmp::Reverse(**node))
             };
             let Some((heir, report)) =
                 frozen.iter().max_by_key(rank).and_then(|node| Some((*node, current.get(node)?)))
@@ -292,6 +298,9 @@ impl Planner {
         let (epoch, primary) = (group.epoch, group.primary);
         self.steady = Some(epoch);
         let head = current.get(&primary).copied();
+        if let Some(head) = head {
+            self.pace.head(head.local.binlog_seq, now_ms);
+        }
         let mut entries = Vec::new();
         let leads = |report: &Report| report.memory.leading == Some(epoch);
         let silent = head.is_some_and(|head| head.local.up && leads(head) && !head.local.writes);
@@ -299,25 +308,36 @@ impl Planner {
         let closed = head.is_some_and(|head| !leads(head));
         let closed = self.lasting(primary, "does not open", closed, now_ms) >= OPEN_MS;
         let closed = closed && !group.heirs().is_empty();
+        // Where all disks are full another primary would write no more than this one.
+        let full = head.is_some_and(|head| head.local.room == Room::Full);
+        let stuck = full && disk::roomier(group, current).next().is_none();
+        let (silent, closed) = (silent && !stuck, closed && !stuck);
+        let roomier = head.filter(|head| leads(head)).and_then(|_| {
+            let near = |seq| self.pace.lag_ms(seq, now_ms).is_some_and(|lag| lag <= NEAR_MS);
+            disk::next_with_room(group, current, near)
+        });
+        let short = roomier.is_some();
+        let short = self.lasting(primary, "is short of room", short, now_ms) >= GIVE_AWAY_MS;
         let dead = !live.contains(&primary) && !group.heirs().is_empty();
         // One that did not come up yet in this epoch is started by its supervisor.
         let fell = head.is_some_and(|head| !head.local.up && head.memory.fenced == Some(epoch));
         plan.why = match () {
             () if dead => "its node is dead",
             () if fell => "its server ended",
+            () if silent && full => "its disk is full",
             () if silent => "it did not write",
             () if closed => "it did not open",
+            () if short => "its disk is nearly full",
             () => "",
         };
         if !plan.why.is_empty() {
-            entries.push(Entry::FailoverStart { epoch: epoch + 1, prefer: None });
+            // Who writes nothing cannot hand over.
+            let prefer = roomier.filter(|_| short && !(dead || fell || silent || closed));
+            entries.push(Entry::FailoverStart { epoch: epoch + 1, prefer });
         }
         let made = group.members.get(&primary).is_some_and(|member| member.verified);
         if !made && head.is_some_and(leads) {
             entries.push(Entry::Verified { epoch, node: primary });
-        }
-        if let Some(head) = head {
-            self.pace.head(head.local.binlog_seq, now_ms);
         }
         let mut blocked = BTreeSet::new();
         let mut acknowledging = BTreeSet::new();
@@ -356,7 +376,8 @@ impl Planner {
                     away.insert(node);
                 }
             } else {
-                if good && group.ack_set.len() < 2 {
+                let full = local.is_some_and(|local| local.room == Room::Full);
+                if good && !full && group.ack_set.len() < 2 {
                     // Without a pause it might never catch up.
                     worst_ms = worst_ms.max(lag_ms.unwrap_or(FAR_MS));
                 }
@@ -372,7 +393,8 @@ impl Planner {
                     entries.push(Entry::Verified { epoch, node });
                 }
                 // One at a time: two of three fit beside a primary.
-                if verified && good && near && group.ack_set.len() < 2 {
+                let room = if full { group.ack_set.is_empty() } else { group.ack_set.len() < 2 };
+                if verified && good && near && room {
                     entries.push(Entry::Grow { epoch, node });
                 }
             }

@@ -1,6 +1,7 @@
 //! What the supervisor of a node does next with its server.
 
 use super::plan::{Order, Reach};
+use super::room::Room;
 use crate::planted;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct Local {
     pub broken: bool,
     /// Its rows were compared with the primary's and are the same.
     pub same: bool,
+    /// Of the disk on which it lies.
+    pub room: Room,
     /// Received, applied, and last in the binary log.
     pub io_seq: u64,
     pub applied_seq: u64,

@@ -55,6 +55,17 @@ pub(crate) struct Node {
     pub(crate) services: BTreeMap<String, String>,
     pub(crate) unfit: String,
     pub(crate) database: Option<Copy>,
+    pub(crate) disk: Option<Disk>,
+}
+
+/// The disk of a node's copy of the database; bytes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Disk {
+    pub(crate) room: String,
+    pub(crate) free_bytes: u64,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) reserve_wanted_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]

@@ -2,7 +2,8 @@
 //! stream through both nodes' gates, `mbstream` and the preparation on the other.
 
 use crate::folder::{Folder, as_user, finished, program, user_name};
-use crate::{Config, Error};
+use crate::{Config, Error, disk};
+use elpis_cluster::database::Room;
 use elpis_watch::NodeId;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ const WHOLE: u8 = b'W';
 /// Time for a gate that has just been started.
 const GATE: Duration = Duration::from_secs(20);
 const PIECE: usize = 256 * 1024;
+/// Beside a copy as large as the old one.
+const SPARE: u64 = 64 << 20;
 /// Pause after a failed try.
 const AGAIN: Duration = Duration::from_secs(3);
 
@@ -178,6 +181,15 @@ pub(crate) async fn ended(copying: &mut Option<Copying>) {
 async fn fetch(folder: &Folder, primary: NodeId) -> Result<String, Error> {
     let fetched = fetch_once(folder, primary).await;
     if fetched.is_err() {
+        // Half a copy may be what fills the disk.
+        let half = folder.path("new");
+        let removed = blocking(move || {
+            let gone = !half.exists() || fs::remove_dir_all(&half).is_ok();
+            if gone { Ok(()) } else { Err(Error::Other(format!("{} stays", half.display()))) }
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, "half a copy is not removed");
+        }
         // The next try begins after this one has been told.
         sleep(AGAIN).await;
     }
@@ -189,8 +201,10 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
     let begin = Instant::now();
     let new = folder.path("new");
     let empty = new.clone();
+    let there = folder.clone();
     blocking(move || {
         let _ = fs::remove_dir_all(&empty);
+        make_room(&there)?;
         fs::create_dir(&empty).map_err(|e| Error::File(format!("cannot make {}", empty.display()), e))
     })
     .await?;
@@ -263,6 +277,31 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
         fetched.as_secs_f32(),
         (begin.elapsed() - fetched).as_secs_f32()
     ))
+}
+
+/// Where both do not fit the old copy goes first: it is no good, or no other one would have been ordered. Where not even
+/// that is enough the primary is not asked.
+fn make_room(folder: &Folder) -> Result<(), Error> {
+    let (place, data) = (folder.path(""), folder.data());
+    let _ = fs::remove_dir_all(folder.path("old"));
+    let measure = || disk::measure(&place).unwrap_or((u64::MAX, 0));
+    let old = disk::size(&data);
+    if measure().0 < old.saturating_add(SPARE) && data.exists() {
+        tracing::warn!(
+            mib = old >> 20,
+            "two copies do not fit on the disk: the one that is no good goes first"
+        );
+        fs::remove_dir_all(&data).map_err(|e| Error::File(format!("cannot remove {}", data.display()), e))?;
+    }
+    let (free, total) = measure();
+    if Room::Critical.next(free, total) < Room::Critical {
+        return disk::try_out(&place);
+    }
+    Err(Error::Other(format!(
+        "the disk has no room for a copy, {} MiB are free; it is fetched when there is room: remove what does not belong \
+         there, or give the node a larger disk",
+        free >> 20
+    )))
 }
 
 /// Removing a large copy takes its time; leases are renewed meanwhile.

@@ -65,16 +65,26 @@ impl Folder {
     pub(crate) fn write_settings(&self, config: &Config) -> Result<PathBuf, Error> {
         self.make()?;
         let path = self.path("my.cnf");
-        let text = self.settings(config.memory_mib);
-        fs::write(&path, text).map_err(|e| Error::File(format!("cannot write {}", path.display()), e))?;
+        let disk = crate::disk::measure(&self.path("")).map_or(0, |disk| disk.1);
+        let text = self.settings(config.memory_mib, disk);
+        if fs::read_to_string(&path).is_ok_and(|held| held == text) {
+            return Ok(path);
+        }
+        // On a full disk what is there stays whole: a server without settings would open other files.
+        let new = self.path("my.cnf.new");
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        written.map_err(|e| Error::File(format!("cannot write {}", path.display()), e))?;
         Ok(path)
     }
 
     /// A commit survives the loss of power; every start is a replica's; no network but the gate's. Binary logs are purged
     /// by the supervisor; the server's own limit of 14 days is for one that nobody supervises.
-    fn settings(&self, memory_mib: u32) -> String {
+    ///
+    /// A binary log is a fortieth of the disk at most: whole ones are thrown away. `disk`: bytes, 0 = not known.
+    fn settings(&self, memory_mib: u32, disk: u64) -> String {
         let (data, tmp) = (self.data(), self.path("tmp"));
         let redo_mib = (memory_mib / 4).clamp(48, 1024);
+        let log_mib = if disk == 0 { 256 } else { ((disk / 40) >> 20).clamp(16, 256) };
         // Single commits are applied by many at once: each waits for the disk.
         let threads = std::thread::available_parallelism().map_or(8, |count| (count.get() * 4).clamp(8, 32));
         format!(
@@ -83,7 +93,7 @@ impl Folder {
              skip-networking\nskip-name-resolve\nskip-slave-start\nread-only=ON\nevent-scheduler=OFF\n\
              log-bin=binlog\nlog-slave-updates=ON\nrelay-log=relay\n\
              binlog-format=ROW\nbinlog-row-image=FULL\nbinlog-annotate-row-events=OFF\n\
-             binlog-expire-logs-seconds=1209600\nmax-binlog-size=256M\nsync-binlog=1\n\
+             binlog-expire-logs-seconds=1209600\nmax-binlog-size={log_mib}M\nsync-binlog=1\n\
              gtid-domain-id=0\ngtid-strict-mode=ON\n\
              rpl-semi-sync-slave-enabled=ON\nrpl-semi-sync-master-enabled=OFF\n\
              rpl-semi-sync-master-wait-point=AFTER_SYNC\nrpl-semi-sync-master-timeout=18446744073709551615\n\

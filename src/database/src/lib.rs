@@ -10,10 +10,12 @@
 //! | rows that wait for an acknowledgement, the write probe | `rows.rs` |
 //! | copies for other nodes | `copy.rs` |
 //! | the purge of binary logs that no member needs | `logs.rs` |
+//! | room on the disk, the reserve file | `disk.rs` |
 //! | the comparison of a copy with the primary | `verify.rs` |
 //! | the gate, a process of its own | `gate.rs` |
 
 mod copy;
+mod disk;
 mod folder;
 pub mod gate;
 mod logs;
@@ -38,6 +40,8 @@ pub struct Config {
     pub memory_mib: u32,
     /// Bytes a second of a copy for another node, at most.
     pub copy_bytes_per_s: u64,
+    /// Bytes of the reserve file; `None` = by the size of the disk.
+    pub reserve_bytes: Option<u64>,
 }
 
 /// What went wrong, in words for an operator.

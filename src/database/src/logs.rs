@@ -2,32 +2,48 @@
 
 use crate::Error;
 use crate::sql::{BINARY_LOGS, Sql, begin_of, purge_to, text};
-use elpis_cluster::database::{BinaryLog, Notes, Patience};
-use std::path::PathBuf;
+use elpis_cluster::database::{BinaryLog, Logs, Notes, Patience};
+use std::path::{Path, PathBuf};
 
 /// Logs that are looked into at a time; the newest always is: whatever is not looked at stays.
 const MOST: usize = 64;
 
-/// Throws away what no member needs; the answer says what went, if anything.
-pub(crate) async fn purge(socket: PathBuf, data: PathBuf, notes: Notes) -> Result<Option<String>, Error> {
+/// What was there, and what went, in words.
+#[derive(Debug)]
+pub(crate) struct Purged {
+    pub(crate) before: Logs,
+    pub(crate) said: Option<String>,
+}
+
+/// Throws away what no member needs. `short`: hardly
+/// anything of the disk is free.
+pub(crate) async fn purge(
+    socket: PathBuf,
+    data: PathBuf,
+    notes: Notes,
+    short: bool,
+) -> Result<Purged, Error> {
     let mut sql = Sql::new(socket);
     let mut logs = Vec::new();
     let rows = sql.ask("a look at its binary logs", BINARY_LOGS).await?;
-    if rows.len() < 2 {
-        // The newest always stays.
-        return Ok(None);
-    }
-    for row in rows.iter().take(MOST) {
+    for (index, row) in rows.iter().enumerate() {
         let name = text(row, "Log_name");
         let bytes = text(row, "File_size").parse().unwrap_or(0);
-        logs.push(BinaryLog { after: after(&mut sql, &name).await?, name, bytes });
+        // What is not looked into stays; the newest always does.
+        let after = if index < MOST { after(&mut sql, &name).await? } else { u64::MAX };
+        logs.push(BinaryLog { after, name, bytes });
     }
+    let before = notes.held(&logs);
+    logs.truncate(MOST);
     let disk = tokio::task::spawn_blocking(move || disk_bytes(&data)).await.unwrap_or(0);
-    let Some(first) = notes.keep_from(&logs, disk, &Patience::default()) else { return Ok(None) };
+    let Some(first) = notes.keep_from(&logs, disk, short, &Patience::default()) else {
+        return Ok(Purged { before, said: None });
+    };
     sql.run_made("purging binary logs", purge_to(first)?).await?;
     let gone: Vec<&BinaryLog> = logs.iter().take_while(|log| log.name != first).collect();
     let mib = gone.iter().map(|log| log.bytes).fold(0, u64::saturating_add) >> 20;
-    Ok(Some(format!("{} binary logs with {mib} MiB went, all before {first}", gone.len())))
+    let said = format!("{} binary logs with {mib} MiB went, all before {first}", gone.len());
+    Ok(Purged { before, said: Some(said) })
 }
 
 /// The last sequence number before a log, which stands in its list of GTIDs.
@@ -44,8 +60,8 @@ fn newest(list: &str) -> u64 {
     gtids.map(crate::sql::sequence).max().unwrap_or(0)
 }
 
-fn disk_bytes(folder: &PathBuf) -> u64 {
-    nix::sys::statvfs::statvfs(folder).map_or(0, |disk| disk.blocks().saturating_mul(disk.fragment_size()))
+fn disk_bytes(folder: &Path) -> u64 {
+    crate::disk::measure(folder).map_or(0, |disk| disk.1)
 }
 
 #[cfg(test)]

@@ -8,11 +8,17 @@ use elpis_watch::NodeId;
 /// 1236: the source does not have our position, or an earlier one than ours is its last.
 const DIVERGED: &str = "1236";
 
+/// What the applying thread stops with on a full disk: the system's own number, `ER_DISK_FULL`, `ER_ERROR_ON_WRITE`,
+/// `ER_GET_ERRNO`, `ER_RECORD_FILE_FULL`.
+const NO_ROOM: [&str; 5] = ["28", "1021", "1026", "1030", "1114"];
+
 /// What only the supervisor needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Aside {
     /// A commit waits for its acknowledgement.
     pub(crate) waits: bool,
+    /// It stopped to apply because it could not write.
+    pub(crate) no_room: bool,
     /// The port at which the replica looks for its source.
     pub(crate) port: u16,
 }
@@ -41,8 +47,10 @@ pub(crate) async fn look(
         binlog_seq,
         ..Local::default()
     };
-    let mut aside =
-        Aside { waits: text(server, "waiting").parse().is_ok_and(|count: u64| count > 0), port: 0 };
+    let mut aside = Aside {
+        waits: text(server, "waiting").parse().is_ok_and(|count: u64| count > 0),
+        ..Aside::default()
+    };
     if let Some(replica) = replica.first() {
         let shown = |column: &str| text(replica, column);
         let (io, io_errno) = (shown("Slave_IO_Running"), shown("Last_IO_Errno"));
@@ -51,7 +59,9 @@ pub(crate) async fn look(
         local.io = io != "No";
         local.connected = io == "Yes";
         local.sql = shown("Slave_SQL_Running") == "Yes";
-        local.broken = io_errno == DIVERGED || (!local.sql && shown("Last_SQL_Errno") != "0");
+        let sql_errno = shown("Last_SQL_Errno");
+        aside.no_room = !local.sql && NO_ROOM.contains(&sql_errno.as_str());
+        local.broken = io_errno == DIVERGED || (!local.sql && sql_errno != "0" && !aside.no_room);
         local.io_seq = sequence(&shown("Gtid_IO_Pos"));
     }
     Ok((local, aside))

@@ -6,6 +6,7 @@ mod purging;
 mod verifying;
 
 use crate::copy::{self, Copying};
+use crate::disk;
 use crate::folder::Folder;
 use crate::look::look;
 use crate::rows::{Purpose, Rows, Written};
@@ -13,7 +14,7 @@ use crate::server::Server;
 use crate::sql::Sql;
 use crate::{Config, Error};
 use elpis_cluster::agent::database::{Context, Events, GateOrders, Login, Task, Told, Wires};
-use elpis_cluster::database::{Action, Local, Memory, Order, Report, supervise};
+use elpis_cluster::database::{Action, Local, Memory, Order, Report, Room, supervise};
 use elpis_watch::{NodeId, Traffic};
 use purging::Purging;
 use std::collections::BTreeSet;
@@ -29,6 +30,8 @@ const CALM: Duration = Duration::from_millis(200);
 const BUSY: Duration = Duration::from_millis(20);
 /// Rows that ended and are not looked at yet; fewer than this are under way.
 const QUEUE: usize = 32;
+/// Pause before what was received is applied again, after an error of a full disk.
+const APPLY_AGAIN: Duration = Duration::from_secs(5);
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_millis(150);
 /// The write probe's pace, and how long it may take while nothing waits for an acknowledgement.
@@ -61,6 +64,7 @@ pub async fn run(config: Config, mut wires: Wires) {
     let (given, copies_given) = watch::channel(copy::Given::default());
     let copies = tokio::spawn(copy::serve(config.clone(), folder.clone(), given, wires.stop.clone()));
     let purging = Purging::new(&folder, copies_given);
+    let disk = disk::Watch::new(&folder, &config.data, config.reserve_bytes, wires.events.clone());
     let mut supervisor = Supervisor {
         server: Server::find(folder.clone()),
         sql: Sql::new(socket.clone()),
@@ -80,10 +84,13 @@ pub async fn run(config: Config, mut wires: Wires) {
         copying: None,
         verifying: Verifying::default(),
         purging,
+        disk,
+        applied_again: None,
         accounts: None,
         seen: false,
         cut: false,
         complained: String::new(),
+        copy_failed: String::new(),
     };
     supervisor.work(&mut wires, rows).await;
     copies.abort();
@@ -111,6 +118,8 @@ struct Supervisor {
     /// Whether the copy's rows are the primary's, since it last began to follow.
     verifying: Verifying,
     purging: Purging,
+    disk: disk::Watch,
+    applied_again: Option<Instant>,
     /// Accounts that are being made, or are there.
     accounts: Option<Accounts>,
     /// The last look succeeded.
@@ -119,6 +128,8 @@ struct Supervisor {
     cut: bool,
     /// What was complained about last.
     complained: String,
+    /// Why the last copy failed.
+    copy_failed: String,
 }
 
 /// Accounts on an instance, for what the cluster was then.
@@ -146,8 +157,8 @@ struct Starts {
 }
 
 impl Starts {
-    /// Whether the server may be started now.
-    fn may(&mut self, as_replica: bool) -> bool {
+    /// Whether the server may be started now. `full`: where it does not start the disk is to blame, not the copy.
+    fn may(&mut self, as_replica: bool, full: bool) -> bool {
         let passed = self.last.map_or(Duration::MAX, |last| last.elapsed());
         if passed > LIVED {
             self.count = 0;
@@ -156,7 +167,7 @@ impl Starts {
             return false;
         }
         (self.count, self.last) = (self.count + 1, Some(Instant::now()));
-        self.in_vain += u32::from(as_replica);
+        self.in_vain += u32::from(as_replica && !full);
         true
     }
 }
@@ -165,6 +176,7 @@ impl Supervisor {
     async fn work(&mut self, wires: &mut Wires, mut rows: mpsc::Receiver<(u16, Written)>) {
         loop {
             let task = wires.tasks.borrow_and_update().clone().unwrap_or_default();
+            self.disk.step(self.works_as_primary(&task.order), self.well()).await;
             self.look().await;
             let mut pause = CALM;
             let action = self.decide(&task).await;
@@ -185,7 +197,8 @@ impl Supervisor {
             }
             self.probe();
             self.provide_accounts(&task.context).await;
-            self.purging.step(task.applied.as_ref(), self.seen && self.known.is_some()).await;
+            let short = self.disk.room() >= Room::Critical;
+            self.purging.step(task.applied.as_ref(), self.seen && self.known.is_some(), short).await;
             tokio::select! {
                 () = wires.stop.cancelled() => return,
                 () = sleep(pause) => {}
@@ -205,18 +218,19 @@ impl Supervisor {
         let Some(instance) = self.server.instance() else {
             let instance = self.local.instance;
             let broken = !self.folder.has_copy() || self.starts.in_vain >= IN_VAIN || self.copying.is_some();
-            self.local = Local { instance, broken, ..Local::default() };
+            self.local = Local { instance, broken, room: self.disk.room(), ..Local::default() };
             self.known = None;
             self.sql.forget();
             return;
         };
         if self.known.is_some_and(|known| known != instance) || self.local.instance != instance {
-            (self.known, self.local) = (None, Local { up: true, instance, ..Local::default() });
+            let room = self.disk.room();
+            (self.known, self.local) = (None, Local { up: true, instance, room, ..Local::default() });
             self.sql.forget();
             self.rows.clear();
             self.probe = Probe::default();
         }
-        self.seen = true;
+        (self.seen, self.local.room) = (true, self.disk.room());
         if let Err(error) = self.take_position().await {
             tracing::debug!(%error, "a new copy has not taken its position yet");
             self.seen = false;
@@ -233,6 +247,9 @@ impl Supervisor {
                 self.verifying.on((instance, self.memory.follows));
                 local.same = self.verifying.outcome == Some(true);
                 local.broken |= self.verifying.outcome == Some(false);
+                // One that could not write has no other rows than the primary.
+                local.broken |= aside.no_room && !self.disk.full_lately();
+                local.room = self.disk.room();
                 // Its threads stand still for a moment on purpose.
                 if self.verifying.runs() && !local.broken {
                     (local.io, local.sql, local.connected) = (true, true, true);
@@ -286,10 +303,20 @@ impl Supervisor {
         }
         let before = self.memory.instance;
         let action = supervise(&task.order, &self.local, &mut self.memory);
-        if let Some(Action::Start { master }) = action
-            && !self.starts.may(!master)
-        {
-            return None;
+        match action {
+            Some(Action::Start { master }) => {
+                self.disk.look(false);
+                if !self.starts.may(!master, self.disk.full_lately()) {
+                    return None;
+                }
+            }
+            Some(Action::StartSql) if self.disk.full_lately() => {
+                if self.applied_again.is_some_and(|again| again.elapsed() < APPLY_AGAIN) {
+                    return None;
+                }
+                self.applied_again = Some(Instant::now());
+            }
+            _ => {}
         }
         self.kept.keep(&self.memory);
         if self.memory.instance != before {
@@ -320,11 +347,27 @@ impl Supervisor {
         self.gate.set(&Traffic { number: 0, serve, source, refuse, slow_ms });
     }
 
+    /// The server runs as the primary.
+    fn works_as_primary(&self, order: &Order) -> bool {
+        matches!(order, Order::Lead { .. }) && self.local.up
+    }
+
+    /// Nothing that a full disk brings about is seen.
+    fn well(&self) -> bool {
+        let local = &self.local;
+        local.up
+            && self.seen
+            && (local.writes || self.memory.leading.is_none())
+            && (local.sql || local.source.is_none())
+    }
+
     fn tell(&self, wires: &Wires, task: &Task) {
         let same = self.memory.instance == self.local.instance;
         let memory = if same { self.memory.clone() } else { Memory::default() };
         let report = Report { echo: task.newest.1, local: self.local.clone(), memory };
-        wires.reports.send_replace(Some(Told { term: task.newest.0, order: task.order.clone(), report }));
+        let (term, order) = (task.newest.0, task.order.clone());
+        let disks = self.disk.known(&self.purging.logs);
+        wires.reports.send_replace(Some(Told { term, order, report, disks }));
     }
 
     /// Something is under way that is worth a look soon.
@@ -407,9 +450,18 @@ impl Supervisor {
 
     fn copied(&mut self) {
         match self.copying.take().and_then(|mut copying| copying.outcome()) {
-            Some(Ok(said)) => self.events.say("database", &said),
+            Some(Ok(said)) => {
+                self.copy_failed.clear();
+                self.events.say("database", &said);
+            }
             Some(Err(error)) => {
-                self.events.say("database", &format!("the copy failed: {error}; it is tried again"));
+                let text = format!("the copy failed: {error}; it is tried again");
+                tracing::warn!("{text}");
+                // Every few seconds, perhaps for days: said once.
+                if self.copy_failed != text {
+                    self.events.say("database", &text);
+                    self.copy_failed = text;
+                }
             }
             None => {}
         }

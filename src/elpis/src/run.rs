@@ -64,6 +64,7 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
         data: options.data.clone(),
         memory_mib: options.database_memory.unwrap_or_else(quarter_of_memory_mib),
         copy_bytes_per_s: u64::from(options.database_copy_rate) << 20,
+        reserve_bytes: options.database_reserve.map(|mib| u64::from(mib) << 20),
     };
     let config = AgentConfig {
         database: keeps.then(|| Hand::new(move |wires| elpis_database::run(database.clone(), wires))),

@@ -4,6 +4,8 @@
 
 #[path = "../support/dev.rs"]
 mod dev;
+mod disk;
+mod eio;
 mod faults;
 mod logs;
 mod lost;

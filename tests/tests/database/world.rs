@@ -32,6 +32,8 @@ struct Known {
 pub(crate) struct World {
     program: PathBuf,
     dir: PathBuf,
+    /// What all processes of the cluster inherit.
+    env: Vec<(String, String)>,
     /// Removed at the end, unless the folder was named.
     _scratch: Option<tempfile::TempDir>,
     known: Arc<Known>,
@@ -41,6 +43,16 @@ pub(crate) struct World {
 impl World {
     /// A cluster of so many nodes; no writers yet.
     pub(crate) fn up(program: &Path, nodes: usize, folder: Option<PathBuf>) -> Result<World> {
+        World::up_with(program, nodes, folder, &[])
+    }
+
+    /// The same with variables in the environment of all its processes.
+    pub(crate) fn up_with(
+        program: &Path,
+        nodes: usize,
+        folder: Option<PathBuf>,
+        env: &[(&str, &str)],
+    ) -> Result<World> {
         let scratch = match folder {
             None => Some(tempfile::Builder::new().prefix("elpis-db").tempdir()?),
             Some(_) => None,
@@ -49,6 +61,7 @@ impl World {
         let world = World {
             program: program.to_owned(),
             dir,
+            env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             _scratch: scratch,
             known: Arc::default(),
             writers: JoinSet::new(),
@@ -65,6 +78,7 @@ impl World {
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--dir").arg(self.dir()).stdin(Stdio::null());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let done = command.output().with_context(|| format!("cannot start {}", self.program.display()))?;
         let text = String::from_utf8_lossy(&done.stdout).into_owned();
         let said = String::from_utf8_lossy(&done.stderr).into_owned();

@@ -28,6 +28,7 @@ impl Sim {
             broken: server.up
                 && (server.error.is_some() || (server.source.is_some() && !server.same_as(primary))),
             same: server.same_as(primary),
+            room: self.nodes[node].room,
             io_seq: server.io_pos(),
             applied_seq: server.slave_pos(),
             binlog_seq: server.binlog_pos().map_or(0, |event| event.seq),

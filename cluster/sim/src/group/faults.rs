@@ -1,7 +1,7 @@
 //! What goes wrong, and how it ends.
 
 use super::{NODES, Node, Sim, id};
-use elpis_cluster::database::{Entry, Memory, Planner};
+use elpis_cluster::database::{Entry, Memory, Planner, Room};
 
 /// Time in which a new primary falls that does not live long.
 const FALLS_WITHIN_MS: u64 = 1_500;
@@ -20,7 +20,7 @@ impl Sim {
 
     pub(super) fn fault(&mut self) {
         let node = self.any();
-        let kind = self.rng.between(0, 15);
+        let kind = self.rng.between(0, 18);
         self.note(|| format!("fault {kind} of node {}", id(node)));
         match kind {
             0 | 1 => self.servers.kill(node),
@@ -58,6 +58,11 @@ impl Sim {
                     self.note(|| format!("switchover to {}: {ordered:?}", id(node)));
                 }
             }
+            16..=18 => {
+                let rooms = [Room::Enough, Room::Low, Room::Critical, Room::Full];
+                let room = self.rng.between(0, 3);
+                self.nodes[node].room = rooms[usize::try_from(room).unwrap_or(0)];
+            }
             _ => {
                 if self.nodes[node].up {
                     // The supervisor alone: it forgets, its server goes on.
@@ -87,14 +92,14 @@ impl Sim {
 
     /// A supervisor ends and starts: what it kept on disk stays.
     fn forget(&mut self, node: usize) {
-        let Node { instance, newest, ref memory, .. } = self.nodes[node];
+        let Node { instance, newest, room, ref memory, .. } = self.nodes[node];
         let memory = Memory {
             instance: memory.instance,
             follows: memory.follows,
             whole: memory.whole,
             ..Memory::default()
         };
-        self.nodes[node] = Node { instance, newest, memory, up: true, live: true, ..Node::default() };
+        self.nodes[node] = Node { instance, newest, room, memory, up: true, live: true, ..Node::default() };
     }
 
     pub(super) fn back(&mut self) {
@@ -119,6 +124,7 @@ impl Sim {
         self.heal_links();
         for node in 0..NODES {
             self.servers.pause(node, false);
+            self.nodes[node].room = Room::Enough;
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::propose;
 use crate::agent::member::Member;
-use crate::agent::messages::{GroupKnowledge, GroupOrder, POKE};
+use crate::agent::messages::{GroupKnowledge, GroupOrder, GroupReport, POKE};
 use crate::agent::{Agent, locked};
-use crate::database::{Applied, Entry, Group, Moved, Order, Planner, Report, Wait, applied, waits};
+use crate::database::{Applied, Disks, Entry, Group, Moved, Order, Planner, Report, Wait, applied, waits};
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, Command, NodeState};
 use elpis_watch::NodeId;
@@ -30,6 +30,7 @@ struct Inner {
     term: u64,
     planner: Planner,
     reports: BTreeMap<NodeId, Report>,
+    disks: BTreeMap<NodeId, Disks>,
     round: u64,
     orders: BTreeMap<NodeId, Order>,
     /// How far the members have applied.
@@ -54,18 +55,20 @@ impl Standing {
     /// What the supervisors told last, and how far each copy is behind.
     pub(super) fn reports(&self, now_ms: i64) -> BTreeMap<NodeId, GroupKnowledge> {
         let inner = locked(&self.inner);
-        let know = |report: &Report| GroupKnowledge {
+        let know = |node: &NodeId, report: &Report| GroupKnowledge {
             lag_ms: inner.planner.lag_ms(report, now_ms),
+            disks: inner.disks.get(node).cloned().unwrap_or_default(),
             report: report.clone(),
         };
-        inner.reports.iter().map(|(node, report)| (*node, know(report))).collect()
+        inner.reports.iter().map(|(node, report)| (*node, know(node, report))).collect()
     }
 
     /// Takes a node's report.
-    pub(super) fn heard(&self, term: u64, node: NodeId, report: Report) {
+    pub(super) fn heard(&self, term: u64, node: NodeId, told: GroupReport) {
         let mut inner = locked(&self.inner);
         inner.in_term(term);
-        inner.reports.insert(node, report);
+        inner.reports.insert(node, told.report);
+        inner.disks.insert(node, told.disks);
     }
 
     /// Whether the group waits for somebody.
@@ -115,6 +118,7 @@ pub(super) fn plan(
         inner.in_term(view.term);
         let live = state.live_nodes();
         inner.reports.retain(|node, _| live.contains(node));
+        inner.disks.retain(|node, _| live.contains(node));
         let gone = |node| state.nodes.get(&node).is_none_or(|node| node.state == NodeState::Removed);
         inner.applied = applied(group, &inner.reports);
         let Inner { planner, reports, .. } = &mut *inner;

@@ -104,14 +104,14 @@ fn nodes(status: &Status) -> Markup {
     let managed = status.database.primary.is_some();
     html! {
         div.scroll { table {
-            thead { tr { th { "State" } th { "Node" } th { "Part" } th { "Lease" } th { "Shards" } @if managed { th { "Database" } } th { "Servers" } th.num { "Session" } th { "Address" } } }
+            thead { tr { th { "State" } th { "Node" } th { "Part" } th { "Lease" } th { "Shards" } @if managed { th { "Database" } th { "Disk" } } th { "Servers" } th.num { "Session" } th { "Address" } } }
             tbody { @for node in &status.nodes { tr data-node=(node.name) {
                 td { (state(node)) }
                 td.name { strong { (node.name) } " " span.muted { "id " (node.id) } }
                 td.nowrap { @if status.master.as_deref() == Some(&node.name) { strong { "master" } } @else if node.voter { "voter" } @else { "learner" } }
                 td.nowrap { (lease(node)) }
                 td.nowrap { (meter(node.shards, status.shards.total)) (node.shards) }
-                @if managed { td.nowrap { (database::copy(node)) } }
+                @if managed { td.nowrap { (database::copy(node)) } td.nowrap { (database::disk(node)) } }
                 td { (services(node)) @if !node.unfit.is_empty() { div.stale { "unfit: " (node.unfit) } } }
                 td.num { (node.session) }
                 td.mono.nowrap { (node.address) }

@@ -97,7 +97,9 @@ impl Supervisor {
                 self.source.set(None)?;
                 self.starts = Starts::default();
                 self.copying = Some(Copying::begin(&self.folder, *primary));
-                self.events.say("database", "a new copy of the database is fetched from the primary");
+                if self.copy_failed.is_empty() {
+                    self.events.say("database", "a new copy of the database is fetched from the primary");
+                }
                 Ok(())
             }
         }

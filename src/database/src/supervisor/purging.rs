@@ -3,7 +3,7 @@
 use crate::copy::Given;
 use crate::folder::Folder;
 use crate::{Error, logs};
-use elpis_cluster::database::{Applied, Note, Notes};
+use elpis_cluster::database::{Applied, Logs, Note, Notes};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,22 +23,37 @@ pub(super) struct Purging {
     notes: Notes,
     given: watch::Receiver<Given>,
     last: Instant,
-    task: Option<JoinHandle<Result<Option<String>, Error>>>,
+    /// What was there at the last look.
+    pub(super) logs: Logs,
+    task: Option<JoinHandle<Result<logs::Purged, Error>>>,
 }
 
 impl Purging {
     pub(super) fn new(folder: &Folder, given: watch::Receiver<Given>) -> Purging {
         let file = folder.path("members");
         let notes = read(&fs::read_to_string(&file).unwrap_or_default());
-        Purging { folder: folder.clone(), file, notes, given, last: Instant::now(), task: None }
+        Purging {
+            folder: folder.clone(),
+            file,
+            notes,
+            given,
+            last: Instant::now(),
+            logs: Logs::default(),
+            task: None,
+        }
     }
 
-    /// Takes what the master says and, while the server answers, purges what nobody needs.
-    pub(super) async fn step(&mut self, applied: Option<&Applied>, answers: bool) {
+    /// Takes what the master says and, while the server answers, purges what nobody needs; on a disk that is short of
+    /// room also what somebody far behind needs.
+    pub(super) async fn step(&mut self, applied: Option<&Applied>, answers: bool, short: bool) {
         if let Some(task) = self.task.take_if(|task| task.is_finished()) {
             match task.await {
-                Ok(Ok(Some(said))) => tracing::info!("{said}"),
-                Ok(Ok(None)) => {}
+                Ok(Ok(purged)) => {
+                    self.logs = purged.before;
+                    if let Some(said) = purged.said {
+                        tracing::info!(short, "{said}");
+                    }
+                }
                 Ok(Err(error)) => tracing::warn!(%error, "binary logs are not purged; trying again"),
                 Err(error) => tracing::warn!(%error, "purging binary logs was cut short"),
             }
@@ -55,9 +70,9 @@ impl Purging {
         let given = *self.given.borrow();
         let lately = given.under_way || given.last.is_some_and(|last| last.elapsed() < COPIED);
         let waited_for = lately && self.notes.0.values().any(|note| note.away_s > 0);
-        if answers && !waited_for {
+        if answers && (short || !waited_for) {
             let (socket, data) = (self.folder.socket(), self.folder.data());
-            self.task = Some(tokio::spawn(logs::purge(socket, data, self.notes.clone())));
+            self.task = Some(tokio::spawn(logs::purge(socket, data, self.notes.clone(), short)));
         }
     }
 }

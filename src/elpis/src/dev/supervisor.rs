@@ -26,6 +26,8 @@ pub(crate) const PROCESSES: [&str; 6] =
 pub(crate) const MARIADBD: &str = "mariadbd";
 /// Memory for the pages of a node's database: several nodes share a machine.
 const DATABASE_MIB: u32 = 256;
+/// And a disk.
+const RESERVE_MIB: u32 = 32;
 /// How often marks and ports are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// First pause before a restart; doubled while the process keeps ending at once.
@@ -232,6 +234,7 @@ fn arguments(layout: &Layout, node: &NodePorts, name: &str) -> Vec<String> {
             ("--console-address", text(node.console)),
             ("--gate-address", text(node.gate)),
             ("--database-memory", DATABASE_MIB.to_string()),
+            ("--database-reserve", RESERVE_MIB.to_string()),
         ],
         "db-gate" => vec![("--socket", socket), ("--data", data), ("--listen", text(node.gate))],
         "tentacle-server" => vec![

@@ -142,8 +142,10 @@ fn moved(moved: &Value) -> String {
 
 fn nodes(seen: &Value) -> String {
     let rows: Vec<Vec<String>> = seen["nodes"].as_array().into_iter().flatten().map(node).collect();
-    let head =
-        ["name", "id", "state", "voter", "session", "shards", "lease", "address", "database", "services"];
+    let head = [
+        "name", "id", "state", "voter", "session", "shards", "lease", "address", "database", "disk",
+        "services",
+    ];
     output::table(&head, &rows, "no nodes")
 }
 
@@ -173,8 +175,22 @@ fn node(node: &Value) -> Vec<String> {
         lease,
         cell(node, "address"),
         copy(&node["database"]),
+        disk(&node["disk"]),
         services,
     ]
+}
+
+/// The disk of a node's copy; loud where it is short.
+fn disk(disk: &Value) -> String {
+    let Some(free) = disk["free_bytes"].as_u64() else { return "-".to_owned() };
+    let free = match free {
+        0..0x4000_0000 => format!("{} MiB free", free >> 20),
+        _ => format!("{} GiB free", free >> 30),
+    };
+    match disk["room"].as_str() {
+        Some("enough") | None => free,
+        Some(short) => format!("{}, {free}", safe(short).to_uppercase()),
+    }
 }
 
 /// A node's copy of the database.

@@ -2,7 +2,7 @@
 
 use super::NEWEST;
 use crate::pages::{mark_as, time_as, when};
-use crate::status::{Copy, Database, Moved, Node, Status, Waits};
+use crate::status::{Copy, Database, Disk, Moved, Node, Status, Waits};
 use maud::{Markup, html};
 
 /// What the head of the page says; one sentence that holds at 3 a.m.
@@ -67,6 +67,23 @@ pub(super) fn copy(node: &Node) -> Markup {
     }
 }
 
+/// Room for it.
+pub(super) fn disk(node: &Node) -> Markup {
+    let Some(Disk { room, free_bytes, reserve_bytes, reserve_wanted_bytes, .. }) = &node.disk else {
+        return html! { span.muted { "not known" } };
+    };
+    let free = match free_bytes {
+        0..0x4000_0000 => format!("{} MiB free", free_bytes >> 20),
+        _ => format!("{} GiB free", free_bytes >> 30),
+    };
+    let used = if reserve_bytes < reserve_wanted_bytes { ", reserve in use" } else { "" };
+    match room.as_str() {
+        "enough" => html! { (free) },
+        "low" => mark_as("warning", &format!("low: {free}{used}")),
+        short => mark_as("critical", &format!("{short}: {free}{used}")),
+    }
+}
+
 /// How the primary moved.
 pub(super) fn moves(status: &Status, now: i64) -> Markup {
     let row = |one: &Moved| {
@@ -123,6 +140,13 @@ mod tests {
         let behind = Copy { main: "replica".into(), in_s: true, works: true, lag_ms: Some(4_200) };
         assert!(copy_of(Some(behind.clone())).contains("acknowledges, 4 s behind"));
         assert!(copy_of(Some(Copy { works: false, ..behind })).contains("does not acknowledge"));
+        let disk_of = |held: Option<Disk>| disk(&Node { disk: held, ..Node::default() }).into_string();
+        assert!(disk_of(None).contains("not known"));
+        let held =
+            Disk { room: "enough".into(), free_bytes: 7 << 30, reserve_wanted_bytes: 9, ..Disk::default() };
+        assert!(disk_of(Some(held.clone())).contains("7 GiB free"));
+        let short = disk_of(Some(Disk { room: "full".into(), free_bytes: 5 << 20, ..held }));
+        assert!(short.contains("full: 5 MiB free, reserve in use"), "{short}");
         let moved = Moved { from: "n1".into(), to: "n<2>".into(), opened_ms: 700, ..Moved::default() };
         let status = Status { database: Database { moved: vec![moved], ..database }, ..Status::default() };
         let shown = moves(&status, 0).into_string();
