@@ -11,6 +11,7 @@
 //! | look after the server processes | 100 ms | `agent/keep.rs` |
 //! | the master's work, while this node leads | 50 ms | `agent/lead.rs` |
 //! | orders to the supervisor of this node's database | at each change | `agent/database.rs` |
+//! | who answers, while there is no master | 1 s | `agent/majority.rs` |
 //! | database accounts, while this node leads | 1 s and at each change | `agent/accounts.rs` |
 
 pub mod accounts;
@@ -21,10 +22,12 @@ mod incarnation;
 mod keep;
 mod lead;
 mod logs;
+mod majority;
 mod member;
 pub mod messages;
 mod orders;
 pub mod process;
+mod recover;
 pub mod registry;
 mod renew;
 mod sock;
@@ -33,10 +36,12 @@ mod status;
 pub use adopt::{PositionLine, WaitLine};
 use forming::Joining;
 pub use forming::{JoinStatus, Step};
+pub use majority::MajorityLine;
 pub use status::{CopyLine, DatabaseLine, DiskLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status};
 
 use crate::identity::{Identity, IdentityError};
 use crate::raft_node::{self, NodeError, RaftNode};
+use crate::recovery::{self, GivenUp, RecoveryError};
 use crate::types::boot_ms;
 use elpis_watch::Role;
 use incarnation::Incarnations;
@@ -79,6 +84,16 @@ pub enum AgentError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error(
+        "given-up.json in the data folder cannot be read: {0}; if this node was reset and joined again, remove that file"
+    )]
+    Mark(#[source] std::io::Error),
+    #[error("this node goes on alone, as generation {0}: the node agent ends now and is to be started again")]
+    Recovers(u64),
+    #[error("{0}; the node agent ends now, after the next start it says so in its status")]
+    GivenUp(String),
     #[error("Raft stopped for good: {0}; remove this node from the cluster and join it again, empty")]
     RaftStopped(String),
 }
@@ -94,6 +109,8 @@ struct Agent {
     join: Mutex<Joining>,
     events: Mutex<VecDeque<EventLine>>,
     logs: Mutex<logs::Logs>,
+    /// The cluster went on without this node, in words: then it is no member.
+    given_up: Option<String>,
     /// Set once, when the node agent must end by itself.
     failed: Mutex<Option<AgentError>>,
     tasks: TaskTracker,
@@ -106,9 +123,16 @@ struct Agent {
 /// # Errors
 /// When the socket, the port or the disk cannot be used, or Raft stops for good.
 pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), AgentError> {
-    let identity = Identity::open(&config.raft.data_dir)?;
+    let mut identity = Identity::open(&config.raft.data_dir)?;
     let counters = Incarnations::open(&config.raft.data_dir).map_err(AgentError::Incarnations)?;
     let listener = sock::bind(&config.socket).await?;
+    let recovered = recovery::roll_forward(&mut identity).await?;
+    let given_up = match &identity.place {
+        Some(place) => GivenUp::read(identity.folder(), place)
+            .map_err(AgentError::Mark)?
+            .map(|mark| mark.words(place.generation)),
+        None => None,
+    };
     let has_place = identity.place.is_some();
     let agent = Arc::new(Agent {
         registry: Mutex::new(Registry::new(&config.roles, counters, boot_ms())),
@@ -117,15 +141,22 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
         join: Mutex::default(),
         events: Mutex::default(),
         logs: Mutex::default(),
+        given_up,
         failed: Mutex::default(),
         tasks: TaskTracker::new(),
         stop: stop.child_token(),
         config,
     });
-    if has_place {
+    if let Some(why) = &agent.given_up {
+        tracing::error!(why, "this node is no member any more");
+        agent.note(None, "cluster", why);
+    } else if has_place {
         let identity = agent.identity.lock().await.clone();
         let node = RaftNode::start(agent.config.raft.clone(), identity.clone()).await?;
         agent.enter(node, &identity);
+        if let Some(order) = recovered {
+            agent.note(None, "cluster", &format!("generation {}: {}", order.generation, order.what));
+        }
     } else {
         tracing::info!("this node belongs to no cluster; waiting for `elpis cluster init` or `elpis join`");
     }
@@ -151,6 +182,14 @@ impl Agent {
         self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why there is no membership.
+    fn no_member(&self) -> sock::No {
+        match &self.given_up {
+            Some(why) => sock::No(hyper::StatusCode::SERVICE_UNAVAILABLE, why.clone()),
+            None => sock::No::no_cluster(),
+        }
+    }
+
     /// Starts everything that needs a cluster.
     fn enter(self: &Arc<Self>, node: RaftNode, identity: &Identity) {
         let member = Arc::new(Member::new(node, &self.config, identity));
@@ -160,6 +199,7 @@ impl Agent {
         self.tasks.spawn(renew::publish(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(accounts::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(database::run(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(majority::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(lead::run(Arc::clone(self), member));
     }
 

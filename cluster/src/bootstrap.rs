@@ -18,7 +18,7 @@ mod wire;
 
 pub(crate) use host::{Door, serve};
 pub use joiner::join;
-pub use leave::{drain, find, remove, undrain};
+pub use leave::{against_replacement, drain, find, remove, undrain};
 
 use crate::raft_node::{NodeError, RaftNode};
 use crate::state::Command;
@@ -122,20 +122,35 @@ impl JoinError {
     }
 }
 
+/// Opens a join code for the place of a node that does not live: whoever joins with its words takes that place and its
+/// name, and the node is removed by the same entry.
+///
+/// # Errors
+/// When the node lives (again), or no leader takes it.
+pub async fn replace_node(node: &RaftNode, dead: u64) -> Result<JoinWords, JoinError> {
+    open(node, Some(dead)).await
+}
+
 /// Opens a join code for one node, open for 60 minutes of cluster time and five wrong tries.
 ///
 /// # Errors
 /// When no leader takes it.
 pub async fn add_node(node: &RaftNode) -> Result<JoinWords, JoinError> {
+    open(node, None).await
+}
+
+async fn open(node: &RaftNode, replaces: Option<u64>) -> Result<JoinWords, JoinError> {
     let inner = node.inner();
     let bits = code::new_bits()?;
     let key = code::derive(bits, &inner.snapshot().uuid).await?;
     let name: String = crate::identity::new_uuid().map_err(NodeError::from)?.chars().take(8).collect();
     let now_ms = inner.cluster_time_ms().await;
     let expires_ms = now_ms.saturating_add(OPEN_MS);
-    let what = format!("join code {name} opened");
+    let place = replaces.map(|dead| format!(" for the place of node {dead}")).unwrap_or_default();
+    let what = format!("join code {name} opened{place}");
+    let tie = replaces.map(|node| Command::CodeReplaces { code: name.clone(), node });
     let open = Command::OpenJoin { code: name, verifier: key.verifier(), expires_ms, tries: TRIES };
-    let who = format!("node {}", node.id());
-    node.propose(Command::Batch(vec![open, Command::Audit { at_ms: now_ms, who, what }])).await?;
+    let audit = Command::Audit { at_ms: now_ms, who: format!("node {}", node.id()), what };
+    node.propose(Command::Batch([open].into_iter().chain(tie).chain([audit]).collect())).await?;
     Ok(JoinWords { words: words::encode(bits), expires_ms, address: node.config().advertise.clone() })
 }

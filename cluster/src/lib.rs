@@ -15,6 +15,7 @@ pub mod plan;
 pub mod planted;
 pub mod quiet;
 pub mod raft_node;
+pub mod recovery;
 pub mod state;
 pub mod state_machine;
 pub mod tls;

@@ -87,13 +87,26 @@ impl Hello {
         if self.protocol != mine.protocol {
             return Some(format!("protocol {} against {PROTOCOL}; update the older program", self.protocol));
         }
-        if self.cluster != mine.cluster || self.generation != mine.generation {
+        if self.cluster != mine.cluster {
             return Some(format!(
-                "cluster {} generation {} against {} generation {}; this is a node of another cluster or of one from before a restore",
-                self.cluster, self.generation, mine.cluster, mine.generation
+                "cluster {} against {}; this is a node of another cluster",
+                self.cluster, mine.cluster
+            ));
+        }
+        if self.generation != mine.generation {
+            let (late, early) = if self.generation > mine.generation { (self, mine) } else { (mine, self) };
+            return Some(format!(
+                "the cluster went on as generation {} without node {}, which is of generation {}: reset node {}, empty \
+                 its data folder and join it again",
+                late.generation, early.node, early.generation, early.node
             ));
         }
         None
+    }
+
+    /// Whether this is of a later generation of my cluster.
+    pub(crate) fn is_later(&self, mine: &Hello) -> bool {
+        (self.protocol, &self.cluster) == (mine.protocol, &mine.cluster) && self.generation > mine.generation
     }
 }
 
@@ -130,4 +143,29 @@ pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
         .get(usize::from(number))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("unknown frame {number}")))?;
     Ok((*kind, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misfit_says_who_must_be_reset() {
+        let hello = |cluster: &str, generation, node| Hello {
+            protocol: PROTOCOL,
+            cluster: cluster.to_owned(),
+            generation,
+            node,
+            boot_id: String::new(),
+        };
+        let (old, new) = (hello("c", 1, 2), hello("c", 2, 4));
+        assert_eq!(old.misfit(&hello("c", 1, 3)), None);
+        for why in [old.misfit(&new), new.misfit(&old)] {
+            assert!(why.unwrap().contains("reset node 2, empty its data folder and join it again"));
+        }
+        assert!(new.is_later(&old) && !old.is_later(&new) && !old.is_later(&old));
+        let stranger = hello("d", 3, 5);
+        assert!(stranger.misfit(&old).unwrap().contains("another cluster") && !stranger.is_later(&old));
+        assert!(Hello { protocol: 9, ..new }.misfit(&old).unwrap().contains("protocol 9"));
+    }
 }

@@ -37,6 +37,8 @@ use tokio_util::task::TaskTracker;
 
 /// How long a custom call waits.
 const CALL: Duration = Duration::from_millis(400);
+/// How long a starting voter listens to greetings before it stands.
+const GREET: Duration = Duration::from_millis(500);
 
 /// What this node is started with.
 #[derive(Clone, Debug)]
@@ -169,9 +171,13 @@ impl RaftNode {
         } else {
             let (inner, token) = (Arc::clone(&inner), token.clone());
             tasks.spawn(async move {
+                // Whether the cluster went on without it, before it stands.
+                let greeted = async { tokio::join!(tokio::time::sleep(wait), inner.peers.greet_all(GREET)) };
                 tokio::select! {
                     () = token.cancelled() => {}
-                    () = tokio::time::sleep(wait) => inner.raft.runtime_config().elect(true),
+                    _ = greeted => if inner.peers.newer().is_none() {
+                        inner.raft.runtime_config().elect(true);
+                    },
                 }
             });
         }
@@ -269,6 +275,12 @@ impl RaftNode {
     #[must_use]
     pub fn raft_view(&self) -> RaftView {
         self.inner.view()
+    }
+
+    /// A member of a later generation was met: the cluster went on without this node, which must end.
+    #[must_use]
+    pub fn given_up(&self) -> Option<crate::recovery::GivenUp> {
+        self.inner.peers.newer()
     }
 
     /// Writes a command into the log, through the leader wherever it is, and waits until it is applied there.

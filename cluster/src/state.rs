@@ -7,12 +7,14 @@
 mod apply;
 mod command;
 mod hold;
+mod recovered;
 mod shards;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use command::{Applied, Command, FORMAT, Failover, Refused, Secret};
 pub use hold::{HOLD_FORGET_MS, HOLD_MAX_MS, HOLD_MIN_MS, Hold};
+pub use recovered::{INDEX_JUMP, JUMP, audit as recovery_audit};
 pub use shards::{Shard, Shards};
 
 use crate::database::Group;
@@ -39,7 +41,7 @@ pub struct ClusterState {
     /// Empty until [`Command::InitCluster`].
     pub uuid: String,
     pub name: String,
-    /// Grows when the cluster is made again from a backup.
+    /// Grows when the cluster goes on with one node, or is made again from a backup.
     pub generation: u64,
     /// Index of the last entry that changed what servers see.
     pub revision: u64,
@@ -111,6 +113,9 @@ pub struct JoinCode {
     pub expires_ms: i64,
     /// Wrong tries left; 0 = used or burnt.
     pub tries: u32,
+    /// Whoever joins with it takes the place and the name of this node.
+    #[serde(default)]
+    pub replaces: Option<NodeId>,
 }
 
 /// A privileged operation.

@@ -89,10 +89,14 @@ fn user(state: &ClusterState, node: NodeId, role: Role) -> String {
     format!("elpis-{cluster}-{node}-{role}")
 }
 
-/// Name of the account under which a node's database server replicates.
+/// Name of the account under which a node's database server replicates. Another one in each generation: an account that is
+/// there is left as it is, and its password is that of the generation.
 pub(super) fn replication_user(state: &ClusterState, node: NodeId) -> String {
     let cluster: String = state.uuid.chars().filter(char::is_ascii_alphanumeric).take(6).collect();
-    format!("elpis-{cluster}-{node}-replica")
+    match state.generation {
+        1 => format!("elpis-{cluster}-{node}-replica"),
+        generation => format!("elpis-{cluster}-{node}-g{generation}-replica"),
+    }
 }
 
 /// The administration account's password as it lies in the state.
@@ -340,5 +344,10 @@ mod tests {
         state.uuid = "4f1c2a-99".into();
         assert_eq!(user(&state, 2, Role::NetworkServer), "elpis-4f1c2a-2-network");
         assert!(user(&state, 99_999_999, Role::NetworkServer).len() <= 32);
+        assert_eq!(replication_user(&state, 2), "elpis-4f1c2a-2-replica");
+        state.generation = 2;
+        assert_eq!(replication_user(&state, 2), "elpis-4f1c2a-2-g2-replica");
+        // After a recovery ids are above 2^32.
+        assert!(user(&state, (5 << 32) + 99_999, Role::NetworkServer).len() <= 32);
     }
 }

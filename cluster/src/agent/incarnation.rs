@@ -20,6 +20,8 @@ struct Stored {
 pub struct Incarnations {
     path: PathBuf,
     counters: BTreeMap<Role, u64>,
+    /// No number up to this one is handed out.
+    base: u64,
 }
 
 impl Incarnations {
@@ -44,13 +46,18 @@ impl Incarnations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
         };
-        Ok(Incarnations { path, counters })
+        Ok(Incarnations { path, counters, base: 0 })
     }
 
-    /// The last number handed out for the role, 0 = none.
+    /// The last number handed out for the role, or the base; 0 = none.
     #[must_use]
     pub fn last(&self, role: Role) -> u64 {
-        self.counters.get(&role).copied().unwrap_or(0)
+        self.counters.get(&role).copied().unwrap_or(0).max(self.base)
+    }
+
+    /// From now on every number is above this one: processes of an earlier node of the same name had lower ones.
+    pub fn above(&mut self, base: u64) {
+        self.base = base;
     }
 
     /// The next number, on disk when this returns.
@@ -100,6 +107,10 @@ mod tests {
         again.seen(Role::Console, 9).unwrap();
         again.seen(Role::Console, 2).unwrap();
         assert_eq!(again.next(Role::Console).unwrap(), 10);
+        again.above(1 << 40);
+        assert_eq!(again.next(Role::Console).unwrap(), (1 << 40) + 1);
+        again.above(0);
+        assert_eq!(again.next(Role::Console).unwrap(), (1 << 40) + 2);
         std::fs::write(folder.path().join("incarnations.json"), b"{}").unwrap();
         assert!(Incarnations::open(folder.path()).is_err());
     }

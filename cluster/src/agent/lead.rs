@@ -4,9 +4,9 @@ mod group;
 
 use super::member::Member;
 use super::messages::{
-    Ask, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, POKE, RENEW, Renew, Renewed, STATUS, VERSION,
+    ALIVE, Ask, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, POKE, RENEW, Renew, Renewed, STATUS, VERSION,
 };
-use super::{Agent, locked, logs};
+use super::{Agent, locked, logs, majority};
 use crate::database::Seen;
 use crate::leader::{Leader, Now};
 use crate::lease::{Grant, LeaseTimings};
@@ -106,6 +106,10 @@ fn answer(
             let _: Ask = serde_json::from_slice(body).map_err(odd)?;
             let knowledge = knowledge(&agent, &member).ok_or("this node does not lead")?;
             serde_json::to_vec(&knowledge).map_err(odd)
+        }
+        ALIVE => {
+            let _: Ask = serde_json::from_slice(body).map_err(odd)?;
+            serde_json::to_vec(&majority::here(&member)).map_err(odd)
         }
         POKE => {
             member.renew_now.notify_one();

@@ -47,6 +47,10 @@ pub(super) struct Member {
     positions: Mutex<BTreeMap<NodeId, Seen>>,
     /// Term of the last renewal.
     renewed_in: AtomicU64,
+    /// When this began.
+    pub(super) began_boot_ms: i64,
+    /// Who answers, while there is no master.
+    pub(super) look: Mutex<Option<super::majority::Look>>,
     pub(super) desk: super::database::Desk,
     pub(super) leading: super::lead::Leading,
 }
@@ -70,6 +74,8 @@ impl Member {
             accounts_error: Mutex::default(),
             positions: Mutex::default(),
             renewed_in: AtomicU64::new(0),
+            began_boot_ms: boot_ms(),
+            look: Mutex::default(),
             desk: super::database::Desk::default(),
             leading: super::lead::Leading::new(timings),
             node,

@@ -1,5 +1,6 @@
 //! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
-//! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]).
+//! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]),
+//! kind `alive` ([`Ask`] → [`Alive`]).
 
 use crate::database::{Applied, Disks, Order, Report, Seen, Wait};
 use crate::lease::{Grant, Renewal};
@@ -18,6 +19,9 @@ pub const STATUS: &str = "status";
 pub const POKE: &str = "poke";
 /// Kind of the call that orders or asks what a node logs.
 pub const LOG: &str = "log";
+
+/// Kind of the call that asks any node, without a master, how it stands.
+pub const ALIVE: &str = "alive";
 
 /// Most acknowledgements of releases in one renewal; the rest goes with the next.
 pub const MAX_RELEASED: usize = 4096;
@@ -114,6 +118,19 @@ pub struct LogLevel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     pub version: u16,
+}
+
+/// What a node says while nobody leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Alive {
+    pub version: u16,
+    /// The master that it hears, if it hears one.
+    pub master: Option<NodeId>,
+    /// The last transaction in its copy of the database; `None` = its server does not run, or it has no copy.
+    pub position: Option<u64>,
+    /// It has no copy, or one that is no good.
+    pub broken: bool,
 }
 
 /// What the leader knows that is not in the replicated state.

@@ -69,6 +69,18 @@ pub(super) async fn add_node(member: &Member) -> Result<Words, No> {
     Ok(Words { words: open.words, expires_ms: open.expires_ms, address: open.address })
 }
 
+/// Opens a join code for the place of a dead node.
+pub(super) async fn replace(member: &Member, target: Target) -> Result<Words, No> {
+    let state = member.state();
+    let Some(node) = bootstrap::find(&state, &target.node) else { return Err(unknown(&target.node)) };
+    let reasons = bootstrap::against_replacement(&state, &member.node.raft_view(), node);
+    if !reasons.is_empty() {
+        return Err(No(StatusCode::UNPROCESSABLE_ENTITY, reasons.join("; ")));
+    }
+    let open = bootstrap::replace_node(&member.node, node).await?;
+    Ok(Words { words: open.words, expires_ms: open.expires_ms, address: open.address })
+}
+
 /// Whether a database outside of the nodes may be named.
 pub(super) fn may_name(member: &Member) -> Result<(), No> {
     if member.state().group.is_none() {

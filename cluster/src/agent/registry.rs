@@ -112,6 +112,11 @@ impl Registry {
         Registry { counters, seats, leaving: Vec::new(), fresh: BTreeSet::new(), started: now }
     }
 
+    /// From now on incarnations are above this number.
+    pub fn above(&mut self, base: u64) {
+        self.counters.above(base);
+    }
+
     /// Registers a process; the answer is its incarnation. A new process supersedes the one before.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ pub use disk::DiskLine;
 use super::member::Member;
 use super::messages::{Ask, Knowledge, STATUS, VERSION};
 use super::sock::No;
-use super::{Agent, WaitLine, accounts, adopt, lead, locked};
+use super::{Agent, MajorityLine, WaitLine, accounts, adopt, lead, locked, majority};
 use crate::database::Moved;
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, MANAGED, NodeState};
@@ -28,7 +28,7 @@ const TLS: &str = "the database is reached over TLS, where this version waits 40
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: u32,
-    /// `no-cluster`, `joining` or `member`.
+    /// `no-cluster`, `joining`, `member` or `given-up`: the cluster went on without this node.
     pub state: String,
     /// Name of the cluster.
     pub cluster: Option<String>,
@@ -42,6 +42,9 @@ pub struct Status {
     /// So many nodes may die now without an end of the work, and why not more.
     pub can_lose: usize,
     pub reason: String,
+    /// Most voters do not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority: Option<MajorityLine>,
     pub nodes: Vec<NodeLine>,
     pub shards: Shards,
     /// Grows with every change of who owns what.
@@ -184,6 +187,10 @@ pub struct EventLine {
 pub(super) async fn status(agent: &Agent) -> Status {
     let events = locked(&agent.events).iter().rev().cloned().collect();
     let base = Status { version: 1, events, ..Status::default() };
+    if let Some(why) = &agent.given_up {
+        let shards = Shards { total: SHARDS, owned: 0 };
+        return Status { state: "given-up".to_owned(), reason: why.clone(), shards, ..base };
+    }
     let Some(member) = agent.member() else {
         let joining = agent.identity.try_lock().is_err();
         let reason =
@@ -199,6 +206,12 @@ pub(super) async fn status(agent: &Agent) -> Status {
     let knowledge = ask_leader(agent, &member, &view).await;
     let mut status = of_cluster(&member.state(), &view, knowledge.as_ref(), base);
     status.node = Some(member.id());
+    if knowledge.is_none()
+        && let Some(line) = majority::line_of(&member)
+    {
+        status.reason.clone_from(&line.text);
+        status.majority = Some(line);
+    }
     if let Some(mine) = status.nodes.iter_mut().find(|node| node.id == member.id()) {
         let registry = locked(&agent.registry);
         mine.services = registry.services(boot_ms());
@@ -420,7 +433,7 @@ fn one_copy(state: &ClusterState, known: &Knowledge) -> Option<String> {
 /// `GET /healthz`: this node is a member and knows a master.
 pub(super) fn health(agent: &Agent) -> Result<String, No> {
     let sick = |why: &str| No(StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
-    let member = agent.member().ok_or_else(No::no_cluster)?;
+    let member = agent.member().ok_or_else(|| agent.no_member())?;
     let view = member.node.raft_view();
     if let Some(why) = &view.failed {
         return Err(sick(&format!("Raft stopped: {why}")));

@@ -33,7 +33,8 @@ pub(super) fn admitted_before<'a>(
     state.members().find(|(_, node)| {
         node.spki == spki
             && node.state == NodeState::Joining
-            && (&node.name, &node.address) == (&request.name, &request.address)
+            // Who takes a place bears the name of that place.
+            && node.address == request.address
     })
 }
 
@@ -95,8 +96,12 @@ fn taken(state: &ClusterState, found: &Found<'_>, reasons: &mut Vec<String>) {
             ));
         }
     }
-    for (id, node) in state.members() {
-        if node.name == request.name {
+    let place = found.code.replaces;
+    if let Some(id) = place {
+        reasons.extend(against_place(state, id));
+    }
+    for (id, node) in state.members().filter(|(id, _)| Some(*id) != place) {
+        if node.name == request.name && place.is_none() {
             reasons.push(format!(
                 "the name {} belongs to node {id}; choose another with --name, or remove that node first",
                 node.name
@@ -111,9 +116,36 @@ fn taken(state: &ClusterState, found: &Found<'_>, reasons: &mut Vec<String>) {
             }
         }
     }
-    if state.members().count() >= MAX_NODES {
+    if state.members().count() >= MAX_NODES && place.is_none() {
         reasons.push(format!("the cluster has {MAX_NODES} nodes, the most it carries; remove one first"));
     }
+}
+
+/// PURE: why a newcomer cannot take the place of this node (any more).
+pub(super) fn against_place(state: &ClusterState, id: u64) -> Option<String> {
+    let node = match state.nodes.get(&id) {
+        Some(node) if node.state != NodeState::Removed => node,
+        _ => {
+            return Some(format!(
+                "node {id} is no member any more: its place is taken, or it was removed; let the \
+             new node in with `elpis cluster add-node`"
+            ));
+        }
+    };
+    if node.live() {
+        return Some(format!(
+            "{0} lives, so nobody takes its place; to take it out run `elpis node drain {0}` and `elpis node remove {0}`",
+            node.name
+        ));
+    }
+    let leads = state.group.as_ref().is_some_and(|group| group.primary == id);
+    leads.then(|| {
+        format!(
+            "{} is still the database's primary: wait until another one is made, or see `elpis cluster status` for the \
+             way without it",
+            node.name
+        )
+    })
 }
 
 fn shape(request: &Request, reasons: &mut Vec<String>) {

@@ -87,7 +87,7 @@ async fn talk(
     let (now_ms, unreachable) =
         tokio::join!(inner.cluster_time_ms(), dial_back(inner, &request.address, &spki));
     let state = inner.snapshot();
-    let lost = JoinCode { verifier: Default::default(), expires_ms: 0, tries: 0 };
+    let lost = JoinCode { verifier: Default::default(), expires_ms: 0, tries: 0, replaces: None };
     let join = state.joins.get(&code).unwrap_or(&lost);
     let found = Found { request: &request, spki: &spki, code: join, now_ms, unreachable, leader };
     let reasons = reasons(&state, &found);
@@ -98,7 +98,8 @@ async fn talk(
         return Err(JoinError::Refused(reasons));
     }
     if admitted_before(&state, &request, &spki).is_none() {
-        admit(inner, &code, &request, &spki, from, now_ms).await?;
+        let place = join.replaces.and_then(|dead| Some((dead, state.nodes.get(&dead)?.name.clone())));
+        admit(inner, &code, &request, &spki, from, place).await?;
     } else if open && let Err(error) = inner.propose(Command::BurnJoin { code, whole: true }).await {
         tracing::warn!(%error, "a code stays open until it expires");
     }
@@ -177,19 +178,26 @@ async fn judge(
     Err(JoinError::Refused(vec![why]))
 }
 
-/// Admits the node and spends the code in one entry, so that no code admits two.
+/// Admits the node and spends the code in one entry, so that no code admits two. The node whose place it takes is removed
+/// by the same entry.
 async fn admit(
     inner: &Arc<Inner>,
     code: &str,
     request: &Request,
     spki: &str,
     from: SocketAddr,
-    now_ms: i64,
+    place: Option<(u64, String)>,
 ) -> Result<(), JoinError> {
-    let request = request.clone();
-    let what = format!("node {} at {} admitted with code {code}", request.name, request.address);
-    let batch = Command::Batch(vec![
-        Command::BurnJoin { code: code.to_owned(), whole: true },
+    let mut request = request.clone();
+    let mut what = format!("node {} at {} admitted with code {code}", request.name, request.address);
+    let mut batch = vec![Command::BurnJoin { code: code.to_owned(), whole: true }];
+    if let Some((node, name)) = place {
+        what.push_str(&format!(" in the place of node {node} ({name})"));
+        batch.push(Command::Replace { node });
+        request.name = name;
+    }
+    let at_ms = inner.cluster_time_ms().await;
+    batch.extend([
         Command::AdmitNode {
             uuid: request.uuid,
             name: request.name,
@@ -200,9 +208,9 @@ async fn admit(
             gate_address: request.gate_address,
             version: request.version,
         },
-        Command::Audit { at_ms: now_ms, who: format!("join from {}", from.ip()), what },
+        Command::Audit { at_ms, who: format!("join from {}", from.ip()), what },
     ]);
-    match inner.propose(batch).await {
+    match inner.propose(Command::Batch(batch)).await {
         // The outcome may be known here in a moment; if it is not, the node asks again with the same words.
         Ok(_) | Err(NodeError::OutcomeUnknown(_)) => {}
         Err(NodeError::Refused(why)) => return Err(JoinError::Refused(vec![why.to_string()])),

@@ -52,6 +52,16 @@ pub async fn remove(node: &RaftNode, target: u64) -> Result<(), JoinError> {
     Ok(())
 }
 
+/// PURE: everything that stands against a newcomer in the place of the node.
+#[must_use]
+pub fn against_replacement(state: &ClusterState, view: &RaftView, target: u64) -> Vec<String> {
+    let mut reasons: Vec<String> = super::checks::against_place(state, target).into_iter().collect();
+    if view.leader.is_none() {
+        reasons.push("the cluster has no leader now; start the nodes that are down".to_owned());
+    }
+    reasons
+}
+
 /// PURE: everything that stands against taking the node out.
 fn against(state: &ClusterState, view: &RaftView, target: u64) -> Vec<String> {
     let Some(node) = state.nodes.get(&target) else {
@@ -143,6 +153,37 @@ mod tests {
         assert!(reasons[2].contains("n4 is down"), "{reasons:?}");
         assert_eq!(against(&state, &view, 4), Vec::<String>::new(), "the one that is down may go");
         assert_eq!(against(&state, &view, 9).len(), 1);
+    }
+
+    #[test]
+    fn only_a_dead_node_is_replaced() {
+        let (mut state, view) = three();
+        assert!(against_replacement(&state, &view, 3)[0].contains("n3 lives"));
+        let over = Command::LeaseOver { node: 3, session: 1, at_ms: 0, reason: String::new() };
+        state.apply(21, &over).unwrap();
+        assert_eq!(against_replacement(&state, &view, 3), Vec::<String>::new());
+        let nobody = RaftView { leader: None, ..view };
+        assert_eq!(against_replacement(&state, &nobody, 3).len(), 1);
+        assert_eq!(against_replacement(&state, &nobody, 9).len(), 2);
+        // The code is tied to it only while it is dead, and so is the entry that takes it out.
+        let open = Command::OpenJoin { code: "c".into(), verifier: "v".into(), expires_ms: 9, tries: 5 };
+        let tie = |code: &str| Command::CodeReplaces { code: code.into(), node: 3 };
+        state.apply(22, &open).unwrap();
+        assert!(state.apply(23, &tie("d")).is_err());
+        state.apply(24, &tie("c")).unwrap();
+        assert_eq!(state.joins["c"].replaces, Some(3));
+        state.apply(25, &Command::NodeUp { node: 3, session: 2 }).unwrap();
+        for command in [tie("c"), Command::Replace { node: 3 }] {
+            assert_eq!(state.apply(26, &command), Err(crate::state::Refused::StillLives(3)));
+        }
+        let over = Command::LeaseOver { node: 3, session: 2, at_ms: 0, reason: String::new() };
+        state.apply(27, &over).unwrap();
+        let mut newcomer = crate::state::testing::admit(3);
+        if let Command::AdmitNode { uuid, spki, .. } = &mut newcomer {
+            (*uuid, *spki) = ("new".into(), "new".into());
+        }
+        state.apply(28, &Command::Batch(vec![Command::Replace { node: 3 }, newcomer])).unwrap();
+        assert_eq!((state.nodes[&3].state, state.nodes[&28].name.as_str()), (NodeState::Removed, "n3"));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Asking other members.
 
+mod former;
 mod relay;
 
 use super::{FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
 use crate::identity::{Identity, Peer};
+use crate::recovery::GivenUp;
 use crate::state::{ClusterState, NodeState};
 use crate::tls;
 use crate::types::{PROTOCOL, TypeConfig};
@@ -50,6 +52,8 @@ pub struct Peers {
     relayed: Mutex<BTreeMap<u64, Peer>>,
     /// When it asked about a key last.
     asked: Mutex<Option<Instant>>,
+    /// A member that is of a later generation: this node was given up.
+    newer: Mutex<Option<GivenUp>>,
 }
 
 impl Peers {
@@ -77,6 +81,7 @@ impl Peers {
             slots: Mutex::default(),
             relayed: Mutex::default(),
             asked: Mutex::default(),
+            newer: Mutex::default(),
         }
     }
 
@@ -144,6 +149,10 @@ impl Peers {
                 let hello: Hello = serde_json::from_slice(&body).map_err(|e| unreachable(e.to_string()))?;
                 if hello.node != node {
                     return Err(unreachable(format!("node {} answers there", hello.node)));
+                }
+                if hello.is_later(&self.me) {
+                    let mark = GivenUp::new(hello.cluster.clone(), hello.generation, node);
+                    self.newer.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(mark);
                 }
                 match hello.misfit(&self.me) {
                     Some(why) => Err(NetError::Refused { node, why }),
@@ -387,5 +396,7 @@ mod tests {
         state.apply(6, &Command::Remove { node: 5 }).unwrap();
         sender.send_replace(Arc::new(state));
         assert_eq!(peers.pinned("later"), None, "a removed node is not let in by an old list");
+        assert_eq!((peers.former("later"), peers.former("first")), (Some(5), None));
+        assert_eq!(peers.others(), [2, 5].into());
     }
 }

@@ -23,6 +23,10 @@ pub trait Service: Send + Sync + 'static {
     fn pinned(&self, spki: &str) -> Option<u64>;
     /// Asks the other members about a key that this node does not know: it may have been admitted while it was away.
     fn learn(self: Arc<Self>, spki: String) -> BoxFuture<'static, Option<u64>>;
+    /// The node with this key that was a member and is none any more.
+    fn former(&self, spki: &str) -> Option<u64>;
+    /// What a former member hears instead of an answer: the greeting of a later generation, else words.
+    fn turn_away(&self, hello: &[u8], former: u64) -> Result<Vec<u8>, String>;
     /// `None` when the greeting fits, else why not.
     fn greet(&self, hello: &[u8], peer: u64) -> Result<Vec<u8>, String>;
     /// Answers a frame of a member.
@@ -96,10 +100,14 @@ async fn connection<S: Service>(
     let spki = tls_state.peer_certificates().and_then(|chain| chain.first()).and_then(|cert| spki_pin(cert));
     let spki = spki.unwrap_or_default();
     let known = match service.pinned(&spki) {
+        None if service.former(&spki).is_some() => None,
         None => Arc::clone(&service).learn(spki.clone()).await,
         known => known,
     };
     let Some(peer) = known else {
+        if let Some(former) = service.former(&spki) {
+            return turn_away(&mut stream, from, former, &*service).await;
+        }
         let why = "your key is not that of a member; join first, or wait until this node has caught up";
         write_frame(&mut stream, Kind::Error, why.as_bytes()).await?;
         return Ok(());
@@ -125,6 +133,26 @@ async fn connection<S: Service>(
             Ok(answer) => write_frame(&mut stream, Kind::Answer, &answer).await?,
             Err(why) => write_frame(&mut stream, Kind::Error, why.as_bytes()).await?,
         }
+    }
+}
+
+/// A former member is heard before it is turned away: one of an earlier generation learns from the answer that it was
+/// given up.
+async fn turn_away<S: Service>(
+    stream: &mut TlsStream<TcpStream>,
+    from: SocketAddr,
+    former: u64,
+    service: &S,
+) -> std::io::Result<()> {
+    let greeting = tokio::time::timeout(HANDSHAKE, read_frame(stream, GREETING_MAX));
+    let (kind, hello) = greeting.await.map_err(std::io::Error::other)??;
+    let hello = if kind == Kind::Hello { hello } else { Vec::new() };
+    match service.turn_away(&hello, former) {
+        Ok(mine) => {
+            tracing::warn!(%from, node = former, "refused a node of an earlier generation");
+            write_frame(stream, Kind::Hello, &mine).await
+        }
+        Err(why) => write_frame(stream, Kind::Error, why.as_bytes()).await,
     }
 }
 

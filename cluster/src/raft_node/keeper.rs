@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Pace of looking; a change of the state is looked at at once.
 const LOOK: Duration = Duration::from_millis(250);
+/// A voter that is replaced keeps its vote for so long while a newcomer catches up.
+const PLACE_MS: i64 = 30_000;
 /// Pause after a change that failed.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -57,13 +59,27 @@ impl Inner {
         let state = self.snapshot();
         let present: BTreeSet<u64> = view.voters.iter().chain(&view.learners).copied().collect();
         let gone = |id: &u64| state.nodes.get(id).is_some_and(|node| node.state == NodeState::Removed);
-        if let Some(node) = present.iter().find(|id| gone(id)) {
+        let absent = state.members().find(|(id, _)| !present.contains(id));
+        // Without it, and before a newcomer can vote in its place, fewer would have to be lost.
+        let waits = |node: &u64| view.voters.contains(node) && (absent.is_some() || self.awaits(&view));
+        if let Some(node) = present.iter().find(|id| gone(id) && !waits(id)) {
             return Some(MemberChange::Remove { node: *node });
         }
-        if let Some((node, known)) = state.members().find(|(id, _)| !present.contains(id)) {
+        if let Some((node, known)) = absent {
             return Some(MemberChange::AddLearner { node, address: known.address.clone() });
         }
         (self.grown_voters(&view).len() > view.voters.len()).then_some(MemberChange::Grow)
+    }
+
+    /// Whether a newcomer is catching up since a moment.
+    fn awaits(&self, view: &view::RaftView) -> bool {
+        let state = self.snapshot();
+        let comes = |id: &u64| {
+            state.nodes.get(id).is_some_and(|node| matches!(node.state, NodeState::Joining | NodeState::Up))
+                && !self.caught_up(*id)
+        };
+        let recent = monotonic_ms() - self.changed_at.load(Ordering::SeqCst) < PLACE_MS;
+        recent && view.learners.iter().any(comes)
     }
 
     /// The voters and as many learners that live and have caught up as keep the number odd.

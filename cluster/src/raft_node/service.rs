@@ -24,6 +24,20 @@ impl Service for Inner {
         Box::pin(async move { self.peers.learn(&spki).await })
     }
 
+    fn former(&self, spki: &str) -> Option<u64> {
+        self.peers.former(spki)
+    }
+
+    fn turn_away(&self, hello: &[u8], former: u64) -> Result<Vec<u8>, String> {
+        let me = self.peers.me();
+        match crate::network::parse(hello) {
+            Ok(hello) if me.is_later(&hello) => serde_json::to_vec(me).map_err(|e| e.to_string()),
+            _ => Err(format!(
+                "node {former} was removed from the cluster; empty its data folder and join it again"
+            )),
+        }
+    }
+
     fn greet(&self, hello: &[u8], peer: u64) -> Result<Vec<u8>, String> {
         let hello = crate::network::parse(hello)?;
         if hello.node != peer {

@@ -41,6 +41,7 @@ impl ClusterState {
             Command::Audit { .. }
                 | Command::OpenJoin { .. }
                 | Command::BurnJoin { .. }
+                | Command::CodeReplaces { .. }
                 | Command::FailoverSeen(_)
         );
         if !silent && !matches!(outcome, Applied::Unchanged | Applied::Shards(0)) {
@@ -73,7 +74,7 @@ impl ClusterState {
                     version: version.clone(),
                     state: NodeState::Joining,
                     draining: false,
-                    session: 1,
+                    session: self.first_session(name),
                     up_index: 0,
                     hold: Hold::default(),
                 }
@@ -170,10 +171,21 @@ impl ClusterState {
                         self.joins.remove(&oldest);
                     }
                 }
-                let join =
-                    JoinCode { verifier: Secret(verifier.clone()), expires_ms: *expires_ms, tries: *tries };
+                let verifier = Secret(verifier.clone());
+                let join = JoinCode { verifier, expires_ms: *expires_ms, tries: *tries, replaces: None };
                 self.joins.insert(code.clone(), join);
                 Ok(Applied::Done)
+            }
+            Command::CodeReplaces { code, node } => {
+                self.lifeless(*node)?;
+                let Some(join) = self.joins.get_mut(code) else {
+                    return Err(Refused::NoSuchCode(code.clone()));
+                };
+                Ok(done_if(join.replaces.replace(*node) != Some(*node)))
+            }
+            Command::Replace { node } => {
+                self.lifeless(*node)?;
+                self.remove(*node)
             }
             Command::BurnJoin { code, whole } => {
                 // A spent code stays, so that who brings it hears that it is spent, not that the words are wrong.
@@ -272,6 +284,11 @@ impl ClusterState {
         node.state = NodeState::Removed;
         node.session += 1;
         Ok(Applied::Done)
+    }
+
+    /// Refuses a node that lives: it is not to be replaced.
+    fn lifeless(&mut self, id: NodeId) -> Result<(), Refused> {
+        if self.member(id)?.live() { Err(Refused::StillLives(id)) } else { Ok(()) }
     }
 
     fn accounts_made(&mut self, epoch: u64, made: &[NodeId], dropped: &[NodeId]) -> Applied {
@@ -382,7 +399,7 @@ impl ClusterState {
         Applied::Shards(count)
     }
 
-    fn member(&mut self, id: NodeId) -> Result<&mut Node, Refused> {
+    pub(super) fn member(&mut self, id: NodeId) -> Result<&mut Node, Refused> {
         match self.nodes.get_mut(&id) {
             None => Err(Refused::UnknownNode(id)),
             Some(node) if node.state == NodeState::Removed => Err(Refused::Removed(id)),
@@ -425,6 +442,7 @@ fn bounded(command: &Command) -> Result<(), Refused> {
         Command::SetJob { name, .. } => &[name],
         Command::SetDatabase { url, user, password, mode, .. } => &[url, user, &password.0, mode],
         Command::OpenJoin { code, verifier, .. } => &[code, verifier],
+        Command::CodeReplaces { code, .. } => &[code],
         Command::Audit { who, what, .. } => &[who, what],
         Command::FailoverSeen(seen) => &[&seen.name, &seen.reason],
         _ => &[],

@@ -93,6 +93,10 @@ pub enum Command {
     AccountsMade { epoch: u64, made: Vec<NodeId>, dropped: Vec<NodeId> },
     /// A change of the database group that the nodes run.
     Database(Entry),
+    /// Ties an open join code to the place of a node that does not live.
+    CodeReplaces { code: String, node: NodeId },
+    /// Takes a node out for ever because a newcomer takes its place; never one that lives.
+    Replace { node: NodeId },
 }
 
 impl fmt::Display for Command {
@@ -118,6 +122,8 @@ impl fmt::Display for Command {
                 write!(f, "database accounts of epoch {epoch} made for {made:?}, dropped for {dropped:?}")
             }
             Command::Database(entry) => write!(f, "database group: {entry:?}"),
+            Command::CodeReplaces { code, node } => write!(f, "join code {code} replaces node {node}"),
+            Command::Replace { node } => write!(f, "replace node {node}"),
             Command::ConfigChanged => f.write_str("settings changed"),
             Command::OpenJoin { code, .. } => write!(f, "open join code {code}"),
             Command::BurnJoin { code, .. } => write!(f, "burn join code {code}"),

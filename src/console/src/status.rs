@@ -29,6 +29,7 @@ pub(crate) struct Status {
     pub(crate) can_lose: u64,
     #[serde(deserialize_with = "or_default")]
     pub(crate) reason: String,
+    pub(crate) majority: Option<Majority>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) shards: Shards,
     #[serde(deserialize_with = "or_default")]
@@ -38,6 +39,16 @@ pub(crate) struct Status {
     pub(crate) failovers: Vec<Failover>,
     pub(crate) warnings: Vec<String>,
     pub(crate) events: Vec<Event>,
+}
+
+/// Most voters do not answer; `since` in Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Majority {
+    pub(crate) text: String,
+    pub(crate) since: i64,
+    pub(crate) on: String,
+    pub(crate) command: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -47,7 +47,7 @@ pub(crate) struct Scope {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the node agent; or drain, undrain, remove a node, change what it logs
+    /// Run the node agent; or drain, undrain, remove, replace a node, change what it logs
     Node(NodeCommand),
     /// Run the gate through which this node's servers reach the database
     DbGate(DbGateOptions),
@@ -141,6 +141,8 @@ pub(crate) enum NodeOrder {
     Undrain { node: String },
     /// Take a node out of the cluster for good
     Remove { node: String },
+    /// Print the words with which a new machine takes the place and the name of a dead node; refused while that node lives
+    Replace { node: String },
     /// Change what a node logs, for a while; without a level: show it
     LogLevel(LogLevel),
 }
@@ -172,12 +174,25 @@ pub(crate) enum Cluster {
     Database(DatabaseArgs),
     /// Print the words with which one new node may join
     AddNode,
+    /// The majority of the nodes is lost for good: this node goes on alone, as a new generation. Shows first what would be
+    /// given up; refused while a majority answers. See docs/lost-majority.md
+    Recover(Recover),
     /// Show nodes, leases, shards and failovers; works without the database
     Status {
         /// Redraw every second until interrupted
         #[arg(long)]
         watch: bool,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Recover {
+    /// The node that goes on: the one on which this is run, and the one with most of the database
+    #[arg(long, value_name = "NODE", required = true, value_delimiter = ',')]
+    pub(crate) survivors: Vec<String>,
+    /// Names of the nodes that are powered off for good, instead of typing them
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    pub(crate) confirm: Option<Vec<String>>,
 }
 
 #[derive(Args, Debug)]

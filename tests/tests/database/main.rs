@@ -9,6 +9,8 @@ mod eio;
 mod faults;
 mod logs;
 mod lost;
+mod replace;
+mod survivor;
 mod world;
 
 use faults::Fault;

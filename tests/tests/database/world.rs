@@ -258,6 +258,20 @@ impl World {
         self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The same, by number.
+    #[allow(dead_code)] // the example has no disasters
+    pub(crate) fn acknowledged_rows(&self) -> Vec<u64> {
+        let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().map(|row| row.0).collect()
+    }
+
+    /// These rows may be lost: a disaster was ordered to be one.
+    #[allow(dead_code)] // the example has no disasters
+    pub(crate) fn forget(&self, rows: &BTreeSet<u64>) {
+        let mut held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|row| !rows.contains(&row.0));
+    }
+
     /// The primary and two that acknowledge, all well.
     pub(crate) async fn healed(&self) -> Result<Duration> {
         let begin = Instant::now();

@@ -4,7 +4,7 @@ use super::Peer;
 use super::answer::{Body, No, json, refuse, text};
 use crate::agent::member::Member;
 use crate::agent::process::Process;
-use crate::agent::{Agent, adopt, forming, locked, logs, orders, status};
+use crate::agent::{Agent, adopt, forming, locked, logs, orders, recover, status};
 use crate::types::boot_ms;
 use elpis_watch::{Heartbeat, Hello, Released, Report, Role, TrafficDone, VERSION, Welcome};
 use http_body_util::{BodyExt, Limited};
@@ -85,6 +85,9 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         }
         (&Method::GET, "/v1/cluster/join") => json(&locked(&agent.join).status()),
         (&Method::POST, "/v1/cluster/add-node") => json(&orders::add_node(&*member(agent)?).await?),
+        (&Method::POST, "/v1/cluster/recover") => {
+            json(&recover::order(agent, &*member(agent)?, read(body).await?).await?)
+        }
         (&Method::POST, "/v1/cluster/database") => {
             let (member, endpoint) = (member(agent)?, read(body).await?);
             orders::may_name(&member)?;
@@ -99,6 +102,9 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         (&Method::POST, "/v1/database/adopt") => {
             json(&adopt::order(agent, &*member(agent)?, read(body).await?).await?)
         }
+        (&Method::POST, "/v1/node/replace") => {
+            json(&orders::replace(&*member(agent)?, read(body).await?).await?)
+        }
         (&Method::POST, "/v1/node/drain" | "/v1/node/undrain" | "/v1/node/remove") => {
             let order = path.rsplit('/').next().unwrap_or_default();
             orders::node(&*member(agent)?, order, read(body).await?).await?;
@@ -109,7 +115,7 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
 }
 
 fn member(agent: &Agent) -> Result<Arc<Member>, No> {
-    agent.member().ok_or_else(No::no_cluster)
+    agent.member().ok_or_else(|| agent.no_member())
 }
 
 fn welcome(agent: &Agent, peer: Peer, hello: &Hello) -> Result<Welcome, No> {
@@ -122,7 +128,11 @@ fn welcome(agent: &Agent, peer: Peer, hello: &Hello) -> Result<Welcome, No> {
     }
     let process = Process::find(hello.pid)
         .ok_or_else(|| No::bad(format!("there is no process {} in this process space", hello.pid)))?;
-    let incarnation = locked(&agent.registry).hello(hello, process, boot_ms())?;
+    let incarnation = {
+        let mut registry = locked(&agent.registry);
+        registry.above(member.state().incarnation_base(member.id()));
+        registry.hello(hello, process, boot_ms())?
+    };
     if hello.incarnation.is_none() {
         agent.note(Some(hello.role), "started", &format!("process {}, incarnation {incarnation}", hello.pid));
     }

@@ -34,7 +34,7 @@ fn state() -> ClusterState {
 }
 
 fn judge(request: &Request, spki: &str, tries: u32, unreachable: Option<&str>) -> Vec<String> {
-    let code = JoinCode { verifier: Secret::default(), expires_ms: 2_000_000, tries };
+    let code = JoinCode { verifier: Secret::default(), expires_ms: 2_000_000, tries, replaces: None };
     let unreachable = unreachable.map(str::to_owned);
     let found = Found { request, spki, code: &code, now_ms: 1_000_000, unreachable, leader: true };
     reasons(&state(), &found)
@@ -93,4 +93,31 @@ fn a_node_that_lost_the_answer_may_ask_again_and_no_other() {
     assert_eq!(judge(&same, "key2", 0, None), Vec::<String>::new());
     assert!(!judge(&same, "key9", 0, None).is_empty(), "another key");
     assert!(!judge(&request(), "key2", 0, None).is_empty(), "another name");
+}
+
+#[test]
+fn a_place_is_taken_with_name_and_addresses_once_its_node_is_dead() {
+    let code = JoinCode { verifier: Secret::default(), expires_ms: 2_000_000, tries: 5, replaces: Some(2) };
+    let judge = |state: &ClusterState, spki: &str| {
+        let request = Request { name: "n2".into(), address: "10.0.0.2:1".into(), ..request() };
+        let found = Found {
+            request: &request,
+            spki,
+            code: &code,
+            now_ms: 1_000_000,
+            unreachable: None,
+            leader: true,
+        };
+        reasons(state, &found)
+    };
+    let mut state = state();
+    assert_eq!(judge(&state, "key9"), Vec::<String>::new());
+    assert_eq!(judge(&state, "key2").len(), 1, "with a key of its own");
+    state.apply(3, &Command::Database(crate::database::Entry::Formed { primary: 2 })).unwrap();
+    assert!(judge(&state, "key9")[0].contains("still the database's primary"));
+    state.group = None;
+    state.apply(4, &Command::NodeUp { node: 2, session: 1 }).unwrap();
+    assert!(judge(&state, "key9")[0].contains("n2 lives"));
+    state.apply(5, &Command::Remove { node: 2 }).unwrap();
+    assert!(judge(&state, "key9")[0].contains("no member any more"));
 }

@@ -37,6 +37,7 @@ pub(crate) fn body(status: Result<&Status, &LinkError>, now_ms: i64) -> Markup {
             h1 { "Cluster " (status.cluster) }
             span.sub { "generation " (status.generation) " · term " (status.term) }
         }
+        @if status.state == "given-up" { p.note.bad { (status.reason) } }
         @if !status.warnings.is_empty() { ul.note { @for text in status.warnings.iter().take(8) { li { (text) } } } }
         (tell(status))
         div.stack {
@@ -74,7 +75,7 @@ fn tell(status: &Status) -> Markup {
     html! {
         dl.tell {
             div { dt { "Survival" } dd { (mark_as(state, &can_lose(status.can_lose))) small { (status.reason) } } }
-            div { dt { "Master" } dd { (status.master.as_deref().unwrap_or("none")) small { @if status.master.is_none() { "an election is on, or most nodes are gone" } @else { "gives out leases and work" } } } }
+            div { dt { "Master" } dd { (status.master.as_deref().unwrap_or("none")) small { (master(status)) } } }
             div { dt { "Work" } dd {
                 (mark_as(owned, &format!("{} of {}", status.shards.owned, status.shards.total)))
                 small { "shards owned under a live lease" @if status.moves > 0 { ", " (status.moves) " moving" } }
@@ -85,6 +86,23 @@ fn tell(status: &Status) -> Markup {
             } }
         }
     }
+}
+
+/// What is to be said of the master, or of there being none.
+fn master(status: &Status) -> String {
+    let Some(line) = &status.majority else {
+        let says = match status.master {
+            Some(_) => "gives out leases and work",
+            None => "an election is on, or most nodes are gone",
+        };
+        return says.to_owned();
+    };
+    let since = time_as(line.since / 1000, "%Y-%m-%d %H:%M:%S");
+    let mut text = format!("{}; no master heard since {since}", line.text);
+    if !line.command.is_empty() {
+        text.push_str(&format!("; if they are lost for good, on {}: {}", line.on, line.command));
+    }
+    text
 }
 
 fn state(node: &Node) -> Markup {
@@ -217,4 +235,30 @@ fn events(list: &[Event], now: i64) -> Markup {
         td.nowrap { (event.kind) }
         td.text { (super::short(&event.text, 400)) }
     } } } } } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Majority;
+
+    #[test]
+    fn a_lost_majority_is_said_with_the_way_out() {
+        let mut status = Status { state: "member".into(), ..Status::default() };
+        let said = |status: &Status| body(Ok(status), 0).into_string();
+        assert!(said(&status).contains("an election is on"));
+        status.majority = Some(Majority {
+            text: "no majority: n<1> does not answer".into(),
+            since: 1_000,
+            on: "n2".into(),
+            command: "elpis cluster recover --survivors n2".into(),
+        });
+        let page = said(&status);
+        for words in ["n&lt;1&gt; does not answer", "on n2: elpis cluster recover --survivors n2"] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+        status.state = "given-up".into();
+        status.reason = "the cluster went on without this node".into();
+        assert!(said(&status).contains("went on without this node"));
+    }
 }

@@ -19,6 +19,7 @@ pub(super) async fn cluster(cluster: &Cluster, scope: &Scope, order: Asked) -> R
         Asked::Init(init) => self::init(cluster, scope, init).await,
         Asked::Database(to) => database(cluster, scope, &to).await,
         Asked::AddNode => add_node(cluster, scope).await,
+        Asked::Recover(recover) => super::lost::recover(cluster, scope, recover).await,
         Asked::Status { watch: true } => status::watch(cluster, scope.json).await,
         Asked::Status { watch: false } => {
             let seen = cluster.node(Method::GET, "/v1/status", None).await?;
@@ -62,16 +63,25 @@ fn named(to: &DatabaseArgs) -> Result<Value> {
 
 async fn add_node(cluster: &Cluster, scope: &Scope) -> Result<()> {
     let offer = cluster.node(Method::POST, "/v1/cluster/add-node", Some(&json!({}))).await?;
+    said(scope, &offer, &invitation(&offer, "the words let one node in, and expire"));
+    Ok(())
+}
+
+async fn replace(cluster: &Cluster, scope: &Scope, node: &str) -> Result<()> {
+    let offer = cluster.node(Method::POST, "/v1/node/replace", Some(&json!({ "node": node }))).await?;
+    let meaning = format!("who joins with these words takes the place and the name of {node}; they expire");
+    said(scope, &offer, &invitation(&offer, &meaning));
+    Ok(())
+}
+
+/// What to type on the new node.
+fn invitation(offer: &Value, meaning: &str) -> String {
     let words = match &offer["words"] {
         Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         other => other.as_str().unwrap_or_default().to_owned(),
     };
     let address = offer["address"].as_str().unwrap_or_default();
-    let text = format!(
-        "on the new node type:\n\n  elpis join {address} {words}\n\nthe words let one node in, and expire"
-    );
-    said(scope, &offer, &text);
-    Ok(())
+    format!("on the new node type:\n\n  elpis join {address} {words}\n\n{meaning}")
 }
 
 pub(super) async fn join(cluster: &Cluster, scope: &Scope, join: Join) -> Result<()> {
@@ -121,6 +131,7 @@ pub(super) async fn node(cluster: &Cluster, scope: &Scope, order: NodeOrder) -> 
         NodeOrder::Drain { node } => ("drain", node, "gives its work away"),
         NodeOrder::Undrain { node } => ("undrain", node, "takes work again"),
         NodeOrder::Remove { node } => ("remove", node, "is out of the cluster"),
+        NodeOrder::Replace { node } => return replace(cluster, scope, &node).await,
         NodeOrder::LogLevel(order) => return log_level(cluster, scope, order).await,
     };
     let path = format!("/v1/node/{path}");

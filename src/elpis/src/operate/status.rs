@@ -34,6 +34,7 @@ pub(super) fn text(seen: &Value) -> String {
                 .into();
         }
         Some("joining") => return "this node is joining a cluster\n".into(),
+        Some("given-up") => return format!("{}\n", cell(seen, "reason")),
         _ => {}
     }
     let master = match &seen["master"] {
@@ -51,6 +52,7 @@ pub(super) fn text(seen: &Value) -> String {
         Some(1) => format!("can lose 1 node{}\n", reason.unwrap_or_default()),
         other => format!("can lose {} nodes{}\n", other.unwrap_or(0), reason.unwrap_or_default()),
     });
+    text.push_str(&majority(&seen["majority"]));
     let shards = &seen["shards"];
     text.push_str(&format!("{} of {} shards owned", cell(shards, "owned"), cell(shards, "total")));
     text.push_str(&format!(", {} moving\n", seen["moves"].as_u64().unwrap_or(0)));
@@ -67,6 +69,23 @@ pub(super) fn text(seen: &Value) -> String {
     }
     text.push_str(&failovers(seen));
     text.push_str(&moved(&seen["database"]["moved"]));
+    text
+}
+
+/// Most voters are away: since when, and the way out.
+fn majority(line: &Value) -> String {
+    if !line.is_object() {
+        return String::new();
+    }
+    let since = time::show_ms(line["since"].as_i64().unwrap_or(0));
+    let mut text = format!("NO MAJORITY (no master heard since {since})\n");
+    match line["command"].as_str().filter(|command| !command.is_empty()) {
+        Some(command) => {
+            let on = cell(line, "on");
+            text.push_str(&format!("  if they are lost for good, on {on}: {}\n", safe(command)));
+        }
+        None => text.push_str("  start them; a way without them is shown after 2 minutes\n"),
+    }
     text
 }
 
@@ -272,5 +291,21 @@ mod tests {
         assert!(text.contains("n2         2025-11-25 10:00:00  900"), "{text}");
         assert!(!text.contains('\u{1b}'));
         super::text(&json!({ "nodes": 3, "shards": [] }));
+    }
+
+    #[test]
+    fn a_lost_majority_is_said_with_the_way_out() {
+        let mut seen = json!({
+            "state": "member", "cluster": "c", "master": null, "can_lose": 0, "reason": "no majority: n1 does not",
+            "majority": {"text": "", "missing": ["n1"], "since": 1_764_064_800_000_i64, "on": "", "command": ""}
+        });
+        let early = text(&seen);
+        assert!(early.contains("no majority: n1 does not") && early.contains("after 2 minutes"), "{early}");
+        seen["majority"]["command"] = "elpis cluster recover --survivors n2".into();
+        seen["majority"]["on"] = "n2".into();
+        let late = text(&seen);
+        assert!(late.contains("lost for good, on n2: elpis cluster recover --survivors n2"), "{late}");
+        let out = text(&json!({ "state": "given-up", "reason": "the cluster went on without this node" }));
+        assert_eq!(out, "the cluster went on without this node\n");
     }
 }
