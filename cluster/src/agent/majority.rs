@@ -142,7 +142,7 @@ fn silent_from(member: &Member) -> i64 {
 
 /// How this node stands.
 pub(super) fn here(member: &Member) -> Alive {
-    let told = member.desk.told().map(|told| told.local);
+    let told = member.desk.told().map(|told| told.report.local);
     let good = told.as_ref().filter(|local| local.up && !local.broken);
     let heard = boot_ms() - silent_from(member) < QUIET_MS && silent_from(member) > member.began_boot_ms;
     Alive {

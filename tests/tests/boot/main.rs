@@ -102,17 +102,19 @@ fn three_machines_are_joined_by_their_screens_and_one_is_lost() {
     drop(third);
     let lost = first.until_screen("heron-3        10.9.0.3:7946        down", BOOT);
     println!("a lost machine is seen after {:.0} s", (lost - joined).as_secs_f64());
-    let now = unix_s();
+    // Seconds of the guests' clocks.
+    let newest = runs(&api).into_iter().max().unwrap_or(0);
     first.until("every check goes on", SOON * 3, || {
-        let modules = api.get("/api/v1/modules");
-        let rows = modules.as_array().cloned().unwrap_or_default();
-        rows.len() >= 6 && rows.iter().all(|row| row["timestamp"].as_i64() > Some(now))
+        let runs = runs(&api);
+        runs.len() >= 6 && runs.iter().all(|at| *at > newest)
     });
 }
 
-fn unix_s() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_secs()).unwrap()
+/// When each module ran last, Unix seconds.
+fn runs(api: &Api<'_>) -> Vec<i64> {
+    let modules = api.get("/api/v1/modules");
+    let rows = modules.as_array().cloned().unwrap_or_default();
+    rows.iter().filter_map(|row| row["timestamp"].as_i64()).collect()
 }
 
 const AGENT: &str = "<?xml version='1.0' encoding='UTF-8'?>\n<agent_data os_name='Linux' interval='60' version='1' \
