@@ -32,7 +32,7 @@ async fn a_newcomer_takes_the_place_of_a_dead_node() {
     let begin = Instant::now();
     join_anew(&world, &dead, &["node", "replace", &dead]).await;
     let status = world
-        .until("three nodes work", Duration::from_secs(120), |status| {
+        .until("three nodes work", Duration::from_secs(180), |status| {
             // The dead one's vote goes when the newcomer has one.
             let reason = status["reason"].as_str().unwrap_or_default();
             assert!(!reason.contains("of 1 voters"), "{status}");

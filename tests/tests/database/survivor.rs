@@ -171,7 +171,7 @@ async fn one_survivor_goes_on_when_the_majority_is_lost() {
         .unwrap();
     world.run(&["dev", "kill", &primary]).unwrap();
     join_anew(&world, &primary, &["cluster", "add-node"]).await;
-    world.until("three nodes work", Duration::from_secs(120), all_work).await.unwrap();
+    world.until("three nodes work", Duration::from_secs(180), all_work).await.unwrap();
     world.judge().await.unwrap();
     // The new cluster survives the loss of the one that recovered it.
     let begin = Instant::now();

@@ -111,12 +111,16 @@ fn a_place_is_taken_with_name_and_addresses_once_its_node_is_dead() {
         reasons(state, &found)
     };
     let mut state = state();
+    let over = Command::LeaseOver { node: 2, session: 1, at_ms: 0, reason: String::new() };
+    for command in [Command::NodeUp { node: 2, session: 1 }, over] {
+        state.apply(3, &command).unwrap();
+    }
     assert_eq!(judge(&state, "key9"), Vec::<String>::new());
     assert_eq!(judge(&state, "key2").len(), 1, "with a key of its own");
     state.apply(3, &Command::Database(crate::database::Entry::Formed { primary: 2 })).unwrap();
     assert!(judge(&state, "key9")[0].contains("still the database's primary"));
     state.group = None;
-    state.apply(4, &Command::NodeUp { node: 2, session: 1 }).unwrap();
+    state.apply(4, &Command::NodeUp { node: 2, session: 2 }).unwrap();
     assert!(judge(&state, "key9")[0].contains("n2 lives"));
     state.apply(5, &Command::Remove { node: 2 }).unwrap();
     assert!(judge(&state, "key9")[0].contains("no member any more"));
