@@ -30,8 +30,20 @@ async fn stopped(config: &Config) -> Recovery {
         node.propose(open).await.unwrap();
     }
     node.shutdown().await;
+    drop(node);
+    released(&config.data_dir).await;
     let place = identity.place.unwrap();
     Recovery::of(&place, 7, "node 2".into(), "recover".into())
+}
+
+/// Until the last task of a node that was stopped in this process has let its store go.
+async fn released(folder: &Path) {
+    let free = async {
+        while LogStore::<TypeConfig>::open(&folder.join("raft.redb")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), free).await.unwrap();
 }
 
 /// The node starts, leads and takes entries; its generation.
@@ -53,6 +65,8 @@ async fn starts(config: &Config) -> u64 {
         assert_ne!(state.nodes[&2].state, NodeState::Removed);
     }
     node.shutdown().await;
+    drop(node);
+    released(&config.data_dir).await;
     generation
 }
 
