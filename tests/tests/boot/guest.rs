@@ -56,7 +56,7 @@ impl Guest {
     /// One of several on a wire, with an address of its own there.
     pub(crate) fn on(place: &Place, more: &str) -> Guest {
         let options = format!("elpis.address=10.9.0.{}/24 {more}", place.number);
-        Guest::start(Firmware::Bios, Some((place, &options)), 1024, 1)
+        Guest::start(Firmware::Bios, Some((place, &options)), 1536, 1)
     }
 
     fn start(firmware: Firmware, wire: Option<(&Place, &str)>, memory_mib: u32, processors: u32) -> Guest {
