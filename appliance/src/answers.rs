@@ -11,6 +11,8 @@ pub struct Answers {
     /// `elpis.address=10.0.0.1/24` and, where it has to leave its network, `elpis.gateway=10.0.0.254`: of the first
     /// wired network card, in place of DHCP.
     pub address: Option<Address>,
+    /// `elpis.plain=10.0.0.0/8,…`: networks whose agents may come without TLS.
+    pub plain: Option<String>,
     /// `elpis.join=HOST:PORT` and `elpis.words=a-b-c-d-e-f`: the cluster to join; without, one of its own is formed.
     pub join: Option<Join>,
 }
@@ -45,7 +47,8 @@ pub struct Join {
     pub words: String,
 }
 
-const KNOWN: [&str; 5] = ["elpis.name", "elpis.address", "elpis.gateway", "elpis.join", "elpis.words"];
+const KNOWN: [&str; 6] =
+    ["elpis.name", "elpis.address", "elpis.gateway", "elpis.plain", "elpis.join", "elpis.words"];
 /// Options that others read: the initrd and the kernel's own.
 const OTHERS: [&str; 3] = ["elpis.roothash", "elpis.offset", "elpis.test"];
 
@@ -81,6 +84,10 @@ impl Answers {
                     Ok(ip) => gateway = Some(ip),
                     Err(_) => wrong.push(format!("elpis.gateway={value}: an IPv4 address is needed")),
                 },
+                "elpis.plain" if value.split(',').all(is_network) => answers.plain = Some(value.to_owned()),
+                "elpis.plain" => {
+                    wrong.push(format!("elpis.plain={value}: networks are needed, as 10.0.0.0/8,192.168.1.0/24"));
+                }
                 "elpis.words" => words = Some(value.replace(['-', '_', ','], " ")),
                 other if OTHERS.contains(&other) => {}
                 other => wrong.push(format!("{other}: not known; known are {}", KNOWN.join(", "))),
@@ -105,6 +112,11 @@ impl Answers {
         }
         (answers, wrong)
     }
+}
+
+fn is_network(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    address.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 32)
 }
 
 fn of_machine(text: &str) -> Option<Address> {
@@ -151,6 +163,8 @@ mod tests {
             ("elpis.address=127.0.0.1/8", "bits of its network"),
             ("elpis.address=10.0.0.1/33", "bits of its network"),
             ("elpis.gateway=here", "IPv4 address"),
+            ("elpis.plain=10.0.0.0", "networks are needed"),
+            ("elpis.plain=10.0.0.0/8,", "networks are needed"),
             ("elpis.gateway=10.0.0.1", "without elpis.address"),
             ("elpis.other=a", "not known"),
         ] {

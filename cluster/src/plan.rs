@@ -122,8 +122,8 @@ impl Knowledge {
         shards.into_iter().filter_map(|shard| Some((shard, self.take(shard, &mut loads)?))).collect()
     }
 
-    /// Moves that even the load out, at most `budget`: the largest shard that fits half the gap, from the fullest node
-    /// to the emptiest, until nobody is more than 5 % above the mean.
+    /// Moves that even the load out, at most `budget`: the shard that fits the gap best, from the fullest node to the
+    /// emptiest, until nobody is more than 5 % above the mean or no move helps.
     #[must_use]
     pub fn balance(&self, state: &ClusterState, budget: usize) -> Vec<(u16, NodeId)> {
         let targets = self.targets(state);
@@ -151,7 +151,13 @@ impl Knowledge {
                 break;
             }
             let Some(list) = shards.get_mut(&full) else { break };
-            let Some(at) = list.iter().position(|(_, weight)| *weight <= (most - least) / 2.0) else { break };
+            // The largest that fits half the gap, or the smallest above that, which turns the two round.
+            let gap = most - least;
+            let fits = list.iter().position(|(_, weight)| *weight <= gap / 2.0);
+            let above = fits.unwrap_or(list.len()).checked_sub(1).filter(|at| list[*at].1 < gap);
+            let after = |at: &usize| (most - list[*at].1).max(least + list[*at].1);
+            let nearest = [fits, above].into_iter().flatten().min_by(|a, b| after(a).total_cmp(&after(b)));
+            let Some(at) = nearest else { break };
             let (shard, weight) = list.remove(at);
             moves.push((shard, empty));
             loads.entry(full).and_modify(|load| *load -= weight);

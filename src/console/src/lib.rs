@@ -29,6 +29,8 @@ mod sessions;
 mod status;
 mod tls;
 
+pub use tls::make as make_certificate;
+
 use app::App;
 use elpis_watch::{Link, LinkError, Role};
 use std::net::SocketAddr;

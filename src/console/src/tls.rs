@@ -28,8 +28,12 @@ pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Makes certificate and key when one of them is missing.
-pub(crate) fn make(certificate: &Path, key: &Path, node: &str, listen: IpAddr) -> Result<()> {
+/// Makes certificate and key (PEM, 0600) when one of them is missing: for this node's name, the loopback and the address
+/// listened on.
+///
+/// # Errors
+/// They cannot be made or written.
+pub fn make(certificate: &Path, key: &Path, node: &str, listen: IpAddr) -> Result<()> {
     if certificate.is_file() && key.is_file() {
         return Ok(());
     }

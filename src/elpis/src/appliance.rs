@@ -91,7 +91,8 @@ async fn setup() -> Result<()> {
             _ => sleep(LOOK).await,
         }
     };
-    let text = format!("ELPIS_NAME={}\nELPIS_ADDRESS={address}\n", identity.name);
+    let plain = answers.plain.as_ref().map(|networks| format!("--plain-from {networks}")).unwrap_or_default();
+    let text = format!("ELPIS_NAME={}\nELPIS_ADDRESS={address}\nELPIS_PLAIN={plain}\n", identity.name);
     let path = Path::new(ENVIRONMENT);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -18,7 +18,7 @@ use elpis_monitor::Shard;
 use elpis_servers::Ended;
 use elpis_servers::data::{self, DataConfig};
 use elpis_servers::network::{self, NetworkConfig};
-use elpis_tentacle::server::{self as tentacle, ServerConfig};
+use elpis_tentacle::server::{self as tentacle, AgentTls, ServerConfig};
 use elpis_watch::{Link, LinkError, Role};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -140,6 +140,13 @@ pub(crate) fn tentacle_server(options: TentacleServerOptions) -> ExitCode {
         let data = &options.place.data;
         let mut config = ServerConfig::new(options.listen, data.join("spool"), data.join("node.key"));
         config.spool_listen = Some(options.spool_listen);
+        config.plain_from.extend(options.plain_from);
+        if options.tls {
+            let (cert, key) = (data.join("tentacle.crt"), data.join("tentacle.key"));
+            elpis_console::make_certificate(&cert, &key, &link.welcome().name, options.listen.ip())
+                .with_context(|| format!("cannot make {}", cert.display()))?;
+            config.tls = Some(AgentTls { cert, key, ca: None });
+        }
         let clock = link.clone();
         let cluster = tentacle::Cluster {
             node: link.welcome().node,

@@ -122,10 +122,10 @@ impl Guest {
         self.folder.path()
     }
 
-    /// All that the serial port has shown, without the terminal's control sequences.
+    /// What a terminal on the serial port shows now.
     pub(crate) fn screen(&self) -> String {
         let bytes = std::fs::read(self.folder().join("serial")).unwrap_or_default();
-        plain(&String::from_utf8_lossy(&bytes))
+        shown(&String::from_utf8_lossy(&bytes))
     }
 
     /// Waits for a text on the screen; returns the time since power-on.
@@ -138,11 +138,11 @@ impl Guest {
     pub(crate) fn until_word(&self, before: &str, limit: Duration) -> String {
         self.until(&format!("{before:?} on the screen"), limit, || self.screen().contains(before));
         let screen = self.screen();
-        let after = screen.rsplit(before).next().unwrap_or_default();
+        let after = screen.split(before).nth(1).unwrap_or_default();
         after.split_whitespace().next().unwrap_or_default().to_owned()
     }
 
-    /// The rest of the newest line that holds this text.
+    /// The rest of the last line that holds this text.
     pub(crate) fn until_line(&self, before: &str, limit: Duration) -> String {
         self.until(&format!("{before:?} on the screen"), limit, || self.screen().contains(before));
         let screen = self.screen();
@@ -202,26 +202,56 @@ fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// PURE: the text alone; a sequence that moves the cursor is a new line.
-fn plain(text: &str) -> String {
-    let mut out = String::new();
+/// PURE: what a terminal of 80 by 24 shows after these bytes: text, line ends, and the sequences that move and clear.
+fn shown(text: &str) -> String {
+    const ROWS: usize = 24;
+    const COLUMNS: usize = 80;
+    let mut rows = vec![vec![' '; COLUMNS]; ROWS];
+    let (mut row, mut column) = (0, 0);
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
-        if c != '\u{1b}' {
-            out.push(if c == '\r' { '\n' } else { c });
-            continue;
-        }
-        if rest.next() == Some('[')
-            && let Some(last) = rest.by_ref().find(char::is_ascii_alphabetic)
-            && last == 'H'
-        {
-            out.push('\n');
+        match c {
+            '\u{1b}' => {
+                if rest.next() != Some('[') {
+                    continue;
+                }
+                let mut numbers = String::new();
+                let Some(last) = rest.by_ref().find(|c| {
+                    numbers.push(*c);
+                    c.is_ascii_alphabetic()
+                }) else {
+                    break;
+                };
+                let number = |at: usize| {
+                    let part = numbers.trim_end_matches(char::is_alphabetic).split(';').nth(at);
+                    part.and_then(|part| part.parse::<usize>().ok()).unwrap_or(1)
+                };
+                match last {
+                    'H' => (row, column) = (number(0).clamp(1, ROWS) - 1, number(1).clamp(1, COLUMNS) - 1),
+                    'J' => rows.iter_mut().for_each(|row| row.fill(' ')),
+                    _ => {}
+                }
+            }
+            '\r' => column = 0,
+            '\n' if row + 1 < ROWS => row += 1,
+            '\n' => {
+                rows.remove(0);
+                rows.push(vec![' '; COLUMNS]);
+            }
+            c if !c.is_control() => {
+                rows[row][column] = c;
+                column = (column + 1).min(COLUMNS - 1);
+            }
+            _ => {}
         }
     }
-    out
+    let lines: Vec<String> =
+        rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
+    lines.join("\n").trim_end().to_owned()
 }
 
 #[test]
-fn control_sequences_are_left_out() {
-    assert_eq!(plain("\u{1b}[2J\u{1b}[3;1H\u{1b}[1;32mWorking\u{1b}[0m\rx"), "\nWorking\nx");
+fn a_terminal_shows_what_was_drawn_last() {
+    let text = "loading\r\n\u{1b}[2J\u{1b}[1;2HElpis\u{1b}[3;3H\u{1b}[1;32mStarting\u{1b}[0m\u{1b}[3;3HWorking \u{1b}[3;11Hwell";
+    assert_eq!(shown(text), " Elpis\n\n  Working well");
 }

@@ -55,7 +55,7 @@ fn works(firmware: Firmware) {
     std::fs::write(&file, AGENT).unwrap();
     let server = format!("127.0.0.1:{}", guest.tentacle);
     let sent = Command::new(dev::program())
-        .args(["tentacle-client", "send", "--server", &server, &file.display().to_string()])
+        .args(["tentacle-client", "send", "--tls", "--server", &server, &file.display().to_string()])
         .output()
         .unwrap();
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));

@@ -1,7 +1,7 @@
 //! Options of the long-running processes.
 
 use clap::{Args, ValueEnum};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// How quickly a silent node is given up.
@@ -77,6 +77,12 @@ pub(crate) struct TentacleServerOptions {
     /// Address for second copies from other nodes (mTLS)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) spool_listen: SocketAddr,
+    /// Speak TLS with agents that ask for it, with a certificate of this node's own (tentacle.crt, made once)
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// Networks whose agents may come without TLS, beside the loopback
+    #[arg(long, value_name = "IP/BITS", value_delimiter = ',', value_parser = network)]
+    pub(crate) plain_from: Vec<(IpAddr, u8)>,
 }
 
 #[derive(Args, Debug)]
@@ -120,4 +126,13 @@ pub(crate) struct ConsoleOptions {
     /// Key of the certificate (PEM)
     #[arg(long, value_name = "PATH", requires = "certificate")]
     pub(crate) certificate_key: Option<PathBuf>,
+}
+
+fn network(text: &str) -> Result<(IpAddr, u8), String> {
+    let wrong = || format!("{text}: an address and the bits of its network are needed, as 10.0.0.0/8");
+    let (address, bits) = text.split_once('/').ok_or_else(wrong)?;
+    let (address, bits): (IpAddr, u8) =
+        (address.parse().map_err(|_| wrong())?, bits.parse().map_err(|_| wrong())?);
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    if bits > most { Err(wrong()) } else { Ok((address, bits)) }
 }
