@@ -149,6 +149,8 @@ fn links_and_processes_fail_and_nothing_runs_twice() {
     let ledger = world.ledger(from, world.unix_s() - 3);
     println!("{ledger}");
     assert_eq!(ledger["recorded_twice"], 0, "{ledger}");
-    assert!(ledger["recorded"].as_u64() > Some(u64::from(CHECKS) * 20), "{ledger}");
+    // Most of what was due ran, however quickly all of this went by.
+    let count = |name: &str| ledger[name].as_u64().unwrap_or(0);
+    assert!(count("due") > u64::from(CHECKS) * 15 && count("recorded") * 10 > count("due") * 6, "{ledger}");
     assert!(ledger["longest_gap_ms"].as_i64() <= Some(40_000), "{ledger}");
 }
