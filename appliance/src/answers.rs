@@ -1,7 +1,7 @@
 //! What the machine was told before its start: options of the kernel's command line that begin with `elpis.`.
 
 use crate::identity::is_name;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Answers to the questions of the first start. All may be missing: the machine asks nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Answers {
                     Ok(ip) => gateway = Some(ip),
                     Err(_) => wrong.push(format!("elpis.gateway={value}: an IPv4 address is needed")),
                 },
-                "elpis.plain" if value.split(',').all(is_network) => answers.plain = Some(value.to_owned()),
+                "elpis.plain" if value.split(',').all(|part| network(part).is_some()) => answers.plain = Some(value.to_owned()),
                 "elpis.plain" => {
                     wrong.push(format!("elpis.plain={value}: networks are needed, as 10.0.0.0/8,192.168.1.0/24"));
                 }
@@ -114,9 +114,13 @@ impl Answers {
     }
 }
 
-fn is_network(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    address.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 32)
+/// PURE: a network, as `10.0.0.0/8`.
+#[must_use]
+pub fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = text.split_once('/')?;
+    let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    (bits <= most).then_some((address, bits))
 }
 
 fn of_machine(text: &str) -> Option<Address> {
@@ -164,6 +168,7 @@ mod tests {
             ("elpis.address=10.0.0.1/33", "bits of its network"),
             ("elpis.gateway=here", "IPv4 address"),
             ("elpis.plain=10.0.0.0", "networks are needed"),
+            ("elpis.plain=10.0.0.0/33", "networks are needed"),
             ("elpis.plain=10.0.0.0/8,", "networks are needed"),
             ("elpis.gateway=10.0.0.1", "without elpis.address"),
             ("elpis.other=a", "not known"),

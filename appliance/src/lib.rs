@@ -4,5 +4,6 @@
 
 pub mod answers;
 pub mod identity;
+pub mod keys;
 pub mod screen;
 pub mod view;

@@ -30,7 +30,7 @@ pub fn draw(frame: &mut Frame<'_>, facts: &Facts, status: Option<&Status>, foot:
     let rule = "-".repeat(width - 2);
     let colour = match level {
         Level::Good => Color::Green,
-        Level::Notice => Color::Yellow,
+        Level::Notice | Level::Starting => Color::Yellow,
         Level::Bad => Color::Red,
     };
     let mut shown = vec![

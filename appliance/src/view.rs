@@ -1,6 +1,6 @@
 //! What the screen says: the state of the machine in plain words. PURE.
 
-use elpis_cluster::agent::Status;
+use elpis_cluster::agent::{NodeLine, Status};
 use std::path::Path;
 
 /// How bad it is.
@@ -8,8 +8,10 @@ use std::path::Path;
 pub enum Level {
     /// It works, and a node may be lost.
     Good,
-    /// It works, or is on its way.
+    /// It works, and no node may be lost.
     Notice,
+    /// It is on its way.
+    Starting,
     /// It does not work.
     Bad,
 }
@@ -30,20 +32,8 @@ pub struct Facts {
     pub problems: Vec<String>,
 }
 
-/// Ports of an appliance, the same on every node.
-pub mod ports {
-    /// Agents' files (Tentacle).
-    pub const TENTACLE: u16 = 41_121;
-    /// Pages and API (TLS).
-    pub const CONSOLE: u16 = 443;
-    /// The other nodes (mTLS).
-    pub const CLUSTER: u16 = 7_946;
-    /// Second copies of agents' files (mTLS).
-    pub const SPOOL: u16 = 7_947;
-    /// The database, for the other nodes' gates (mTLS).
-    pub const GATE: u16 = 7_948;
-}
-
+/// Where agents' files come in: Tentacle's own port.
+const TENTACLE: u16 = 41_121;
 /// Steps of a start.
 const STEPS: u32 = 6;
 
@@ -51,14 +41,15 @@ const STEPS: u32 = 6;
 #[must_use]
 pub fn headline(facts: &Facts, status: Option<&Status>) -> (Level, String) {
     let step =
-        |number: u32, what: &str| (Level::Notice, format!("Starting, step {number} of {STEPS}: {what}"));
+        |number: u32, what: &str| (Level::Starting, format!("Starting, step {number} of {STEPS}: {what}"));
     if facts.address.is_none() {
-        return step(1, "an address by DHCP (is the cable in?)");
+        return step(1, "an address (is the cable in?)");
     }
     let Some(status) = status else { return step(2, "the node agent") };
     match status.state.as_str() {
         "no-cluster" => return step(3, "a cluster of one"),
-        "joining" => return (Level::Notice, "Joining a cluster: the others let this node in".to_owned()),
+        "given-up" => return (Level::Bad, status.reason.clone()),
+        "joining" => return (Level::Starting, "Joining a cluster: the others let this node in".to_owned()),
         _ => {}
     }
     if status.master.is_none() {
@@ -75,7 +66,7 @@ pub fn headline(facts: &Facts, status: Option<&Status>) -> (Level, String) {
         let (owned, total) = (status.shards.owned, status.shards.total);
         return step(5, &format!("the work is given out, {owned} of {total} shards"));
     }
-    let mine = status.nodes.iter().find(|node| Some(node.id) == status.node);
+    let mine = mine(status);
     let late = mine.and_then(|node| node.services.iter().find(|(_, state)| *state != "up"));
     if let Some((service, _)) = late {
         return step(6, &format!("the {service}"));
@@ -95,23 +86,32 @@ pub fn headline(facts: &Facts, status: Option<&Status>) -> (Level, String) {
     (level, format!("Working, can lose {} {nodes}{reason}", status.can_lose))
 }
 
-/// A node by itself knows who should be there, not who is.
+/// The line of the node that answers.
+#[must_use]
+pub fn mine(status: &Status) -> Option<&NodeLine> {
+    status.nodes.iter().find(|node| Some(node.id) == status.node)
+}
+
+/// Who is there, and who has to come.
 fn no_master(status: &Status) -> (Level, String) {
-    let voters: Vec<&str> =
-        status.nodes.iter().filter(|node| node.voter).map(|node| node.name.as_str()).collect();
-    let mine = status.nodes.iter().find(|node| Some(node.id) == status.node).map(|node| node.name.as_str());
-    let majority = voters.len() / 2 + 1;
-    let others: Vec<&str> = voters.iter().copied().filter(|name| Some(*name) != mine).collect();
-    let needed = majority.saturating_sub(1);
-    if needed == 0 || others.is_empty() {
-        return (Level::Notice, format!("Starting, step 3 of {STEPS}: the cluster"));
-    }
+    // Until somebody was asked, an election may be on.
+    let Some(majority) = &status.majority else {
+        return (Level::Starting, format!("Starting, step 3 of {STEPS}: the cluster"));
+    };
+    let voters = status.nodes.iter().filter(|node| node.voter).map(|node| node.name.as_str());
+    let (missing, there): (Vec<&str>, Vec<&str>) =
+        voters.partition(|name| majority.missing.iter().any(|missing| missing == name));
+    let needed = ((there.len() + missing.len()) / 2 + 1).saturating_sub(there.len());
     let nodes = if needed == 1 { "node" } else { "nodes" };
+    let (of, or) = match needed {
+        1 => (String::new(), " or "),
+        all if all == missing.len() => (String::new(), " and "),
+        some => (format!("{some} of "), ", "),
+    };
     let text = format!(
-        "Waiting for {needed} more {nodes}: has {}, needs {}{}",
-        mine.unwrap_or("itself"),
-        if needed < others.len() && needed > 1 { format!("{needed} of ") } else { String::new() },
-        others.join(if needed < others.len() { " or " } else { " and " })
+        "Waiting for {needed} more {nodes}: has {}, needs {of}{}",
+        there.join(", "),
+        missing.join(or)
     );
     (Level::Bad, text)
 }
@@ -121,12 +121,11 @@ fn no_master(status: &Status) -> (Level, String) {
 pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     if let Some(address) = &facts.address {
-        let port = if ports::CONSOLE == 443 { String::new() } else { format!(":{}", ports::CONSOLE) };
-        lines.push(("Console", format!("https://{address}{port}/")));
+        lines.push(("Console", format!("https://{address}/")));
         if let Some(password) = &facts.password {
             lines.push(("", format!("user admin, password {password} (made at the first start)")));
         }
-        lines.push(("Agents", format!("{address}, port {} (Tentacle)", ports::TENTACLE)));
+        lines.push(("Agents", format!("{address}, port {TENTACLE} (Tentacle)")));
     }
     if let Some(status) = status.filter(|status| status.state == "member") {
         let master = status.master.as_deref().unwrap_or("none");
@@ -176,7 +175,7 @@ pub fn is_kept(mounts: &str, folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elpis_cluster::agent::{DatabaseLine, NodeLine, Shards};
+    use elpis_cluster::agent::{DatabaseLine, MajorityLine, Shards};
 
     fn facts() -> Facts {
         Facts { address: Some("10.0.2.15".into()), name: Some("kite-4412".into()), ..Facts::default() }
@@ -215,7 +214,7 @@ mod tests {
         };
         assert_eq!(
             headline(&Facts::default(), Some(&one)).1,
-            "Starting, step 1 of 6: an address by DHCP (is the cable in?)"
+            "Starting, step 1 of 6: an address (is the cable in?)"
         );
         assert_eq!(headline(&facts(), None).1, "Starting, step 2 of 6: the node agent");
         assert_eq!(starting(&|s| s.state = "no-cluster".into()), "Starting, step 3 of 6: a cluster of one");
@@ -239,11 +238,25 @@ mod tests {
     fn says_what_may_be_lost_and_who_is_missing() {
         let three = works(&["kite-4412", "heron-9021", "wren-1177"], 1);
         assert_eq!(headline(&facts(), Some(&three)), (Level::Good, "Working, can lose 1 node".to_owned()));
-        let alone = Status { master: None, ..three.clone() };
+        let missing = |names: &[&str]| {
+            let missing = names.iter().map(|name| (*name).to_owned()).collect();
+            Some(MajorityLine { missing, ..MajorityLine::default() })
+        };
+        let alone = Status { master: None, majority: missing(&["heron-9021", "wren-1177"]), ..three.clone() };
         assert_eq!(
             headline(&facts(), Some(&alone)),
             (Level::Bad, "Waiting for 1 more node: has kite-4412, needs heron-9021 or wren-1177".to_owned())
         );
+        let mut five = works(&["a", "b", "c", "d", "e"], 0);
+        (five.master, five.majority) = (None, missing(&["b", "c", "d", "e"]));
+        assert_eq!(
+            headline(&facts(), Some(&five)).1,
+            "Waiting for 2 more nodes: has a, needs 2 of b, c, d, e"
+        );
+        let early = Status { master: None, ..three.clone() };
+        assert_eq!(headline(&facts(), Some(&early)).0, Level::Starting, "an election may be on");
+        let given_up = Status { state: "given-up".into(), reason: "reset it".into(), ..Status::default() };
+        assert_eq!(headline(&facts(), Some(&given_up)), (Level::Bad, "reset it".to_owned()));
         let mut weak = three;
         (weak.can_lose, weak.reason) = (0, "wren-1177 is down".into());
         assert_eq!(headline(&facts(), Some(&weak)).1, "Working, can lose 0 nodes: wren-1177 is down");

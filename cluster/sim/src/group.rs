@@ -80,7 +80,7 @@ struct Sim {
     /// On their way, in order per sender: (to whom, what).
     orders: VecDeque<(usize, (u64, u64), Order)>,
     told: VecDeque<(u64, usize, Told)>,
-    /// A new primary that falls at this moment, before the others have all that it has.
+    /// A new primary that is lost at this moment, before the others have all that it has.
     falls: Option<(i64, usize)>,
     now_ms: i64,
     rows: u64,
@@ -250,7 +250,7 @@ impl Sim {
             self.report.epochs += 1;
             self.report.promotions += u64::from(self.group.primary != before);
             if self.group.primary != before {
-                self.will_fall(place(self.group.primary));
+                self.may_fall(place(self.group.primary));
             }
         }
     }

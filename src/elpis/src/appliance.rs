@@ -128,7 +128,7 @@ async fn health() -> Result<()> {
     let node = Cluster::of_machine();
     let (facts, seen) = (facts(), status(&node).await);
     let (level, text) = headline(&facts, seen.as_ref());
-    if level == Level::Bad || !text.starts_with("Working") {
+    if matches!(level, Level::Bad | Level::Starting) {
         bail!("{text}");
     }
     node.api(Method::GET, "/api/v1/agents", None).await.context("the console")?;

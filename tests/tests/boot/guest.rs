@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const LOOK: Duration = Duration::from_millis(250);
+/// Time for a key: the screen looks at its node once a second, and emulation is slow.
+const KEYS: Duration = Duration::from_secs(60);
 /// Features that the guest's kernel uses, none that cost emulation dearly.
 const CPU: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+aes,+pclmulqdq";
 
@@ -34,6 +36,8 @@ pub(crate) struct Guest {
     /// Ports of the loopback that lead to the guest's.
     pub(crate) console: u16,
     pub(crate) tentacle: u16,
+    /// Its place on the wire; 0 = none.
+    pub(crate) number: u8,
 }
 
 /// The image under test.
@@ -54,8 +58,8 @@ impl Guest {
     }
 
     /// One of several on a wire, with an address of its own there.
-    pub(crate) fn on(place: &Place, more: &str) -> Guest {
-        let options = format!("elpis.address=10.9.0.{}/24 {more}", place.number);
+    pub(crate) fn on(place: &Place) -> Guest {
+        let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24", place.number);
         Guest::start(Firmware::Bios, Some((place, &options)), 1536, 1)
     }
 
@@ -107,15 +111,27 @@ impl Guest {
         let errors = std::fs::File::create(path("errors")).unwrap();
         let qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
         let qemu = qemu.expect("qemu-system-x86 is installed by make setup");
-        Guest { qemu, folder, started: Instant::now(), console, tentacle }
+        let number = wire.map_or(0, |(place, _)| place.number);
+        Guest { qemu, folder, started: Instant::now(), console, tentacle, number }
     }
 
-    /// Types on the serial port.
-    pub(crate) fn press(&self, keys: &str) {
+    /// Types on the serial port, and waits until the screen shows what comes of it.
+    pub(crate) fn press(&self, keys: &str, shows: &str) {
         let mut port = std::os::unix::net::UnixStream::connect(self.folder().join("keys")).unwrap();
         port.write_all(keys.as_bytes()).unwrap();
-        // The guest takes them one by one; what it shows meanwhile is in the log.
-        std::thread::sleep(Duration::from_secs(2));
+        self.until(&format!("{shows:?} after {keys:?}"), KEYS, || self.screen().contains(shows));
+    }
+
+    /// Address and words for a newcomer, other ones than `before`.
+    pub(crate) fn let_in(&self, before: &str) -> String {
+        let line = || {
+            let screen = self.screen();
+            let after = screen.split("press j and type:\n").nth(1).unwrap_or_default();
+            after.lines().next().unwrap_or_default().trim().to_owned()
+        };
+        self.press("a", "press j and type:");
+        self.until("new words", KEYS, || line().split_whitespace().count() == 7 && line() != before);
+        line()
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -140,14 +156,6 @@ impl Guest {
         let screen = self.screen();
         let after = screen.split(before).nth(1).unwrap_or_default();
         after.split_whitespace().next().unwrap_or_default().to_owned()
-    }
-
-    /// The rest of the last line that holds this text.
-    pub(crate) fn until_line(&self, before: &str, limit: Duration) -> String {
-        self.until(&format!("{before:?} on the screen"), limit, || self.screen().contains(before));
-        let screen = self.screen();
-        let after = screen.rsplit(before).next().unwrap_or_default();
-        after.lines().next().unwrap_or_default().trim().to_owned()
     }
 
     pub(crate) fn until(&self, what: &str, limit: Duration, good: impl Fn() -> bool) {

@@ -78,16 +78,19 @@ fn works(firmware: Firmware) {
 fn three_machines_are_joined_by_their_screens_and_one_is_lost() {
     let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let wire = Wire::new();
-    let first = Guest::on(&wire.place(1), "elpis.name=kite-1");
+    let first = Guest::on(&wire.place(1));
     first.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    let second = Guest::on(&wire.place(2), "elpis.name=wren-2");
-    let third = Guest::on(&wire.place(3), "elpis.name=heron-3");
+    let second = Guest::on(&wire.place(2));
+    let third = Guest::on(&wire.place(3));
     for guest in [&second, &third] {
         guest.until_screen("Working, can lose 0 nodes: add two more", BOOT * 2);
-        first.press("a");
-        let words = first.until_line("10.9.0.1:7946 ", SOON);
-        guest.press("j");
-        guest.press(&format!("10.9.0.1:7946 {words}\r"));
+    }
+    let mut words = String::new();
+    for guest in [&second, &third] {
+        words = first.let_in(&words);
+        guest.press("j", "> _");
+        guest.press(&format!("{words}\r"), "joins the one at 10.9.0.1");
+        first.until_screen(&format!("guest-{0}        10.9.0.{0}:7946", guest.number), BOOT);
     }
     let joined = first.until_screen("Working, can lose 1 node", BOOT);
     println!("three nodes after {:.0} s", joined.as_secs_f64());
@@ -98,7 +101,7 @@ fn three_machines_are_joined_by_their_screens_and_one_is_lost() {
         api.post("/api/v1/checks", &check);
     }
     drop(third);
-    let lost = first.until_screen("heron-3        10.9.0.3:7946        down", BOOT);
+    let lost = first.until_screen("guest-3        10.9.0.3:7946        down", BOOT);
     println!("a lost machine is seen after {:.0} s", (lost - joined).as_secs_f64());
     // Seconds of the guests' clocks.
     let newest = runs(&api).into_iter().max().unwrap_or(0);

@@ -115,7 +115,7 @@ async fn lead(world: &World, node: &str) {
 /// before anything fails, is not led to, and nothing goes back and forth.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_nothing_and_a_nearly_full_one_hands_over() {
-    let _machine = crate::MACHINE.acquire().await.unwrap();
+    let _machine = crate::MACHINE.lock().await;
     let scratch = tempfile::Builder::new().prefix("elpis-disk").tempdir().unwrap();
     // In this order: the cluster goes, then the mount, then the folder.
     let mut small = Small::default();

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// aside with words until its disk takes what is written; then it gets a copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_keeps_nothing_loses_nothing() {
-    let _machine = crate::MACHINE.acquire().await.unwrap();
+    let _machine = crate::MACHINE.lock().await;
     let scratch = tempfile::Builder::new().prefix("elpis-eio").tempdir().unwrap();
     let library = scratch.path().join("eio.so").display().to_string();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/eio.c");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn binary_logs_stay_for_as_long_as_a_copy_needs_them() {
-    let _machine = crate::MACHINE.acquire().await.unwrap();
+    let _machine = crate::MACHINE.lock().await;
     let mut world = World::up(&dev::program(), 3, None).unwrap();
     world.write(3).await.unwrap();
     world.healed().await.unwrap();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// comes back under the old name is a new node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_primary_is_given_up() {
-    let _machine = crate::MACHINE.acquire().await.unwrap();
+    let _machine = crate::MACHINE.lock().await;
     let mut world = World::up(&dev::program(), 3, None).unwrap();
     world.write(3).await.unwrap();
     world.written_again(Instant::now(), HEALED).await.unwrap();

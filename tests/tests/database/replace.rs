@@ -15,7 +15,7 @@ fn node(status: &Value, name: &str) -> Value {
 /// vote, and the master never votes alone meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newcomer_takes_the_place_of_a_dead_node() {
-    let _machine = crate::MACHINE.acquire().await.unwrap();
+    let _machine = crate::MACHINE.lock().await;
     let mut world = World::up(&dev::program(), 3, None).unwrap();
     world.write(3).await.unwrap();
     world.healed().await.unwrap();

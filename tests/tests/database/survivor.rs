@@ -70,7 +70,7 @@ pub(crate) fn all_work(status: &Value) -> bool {
 /// join again under their old names, and work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_survivor_goes_on_when_the_majority_is_lost() {
-    let _machine = crate::MACHINE.acquire().await.unwrap();
+    let _machine = crate::MACHINE.lock().await;
     let mut world = World::up(&dev::program(), 3, None).unwrap();
     world.write(3).await.unwrap();
     world.healed().await.unwrap();

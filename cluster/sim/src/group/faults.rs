@@ -28,12 +28,7 @@ impl Sim {
             3 => self.servers.pause(node, true),
             4 | 5 => self.servers.pause(node, false),
             6 => {
-                // The whole machine; one at a time, so that a majority stays.
-                if (0..NODES).all(|one| self.nodes[one].up) {
-                    self.servers.kill(node);
-                    self.forget(node);
-                    self.nodes[node].up = false;
-                }
+                self.lose_machine(node);
             }
             7 | 8 => self.back(),
             9 => {
@@ -76,18 +71,35 @@ impl Sim {
     }
 
     /// One new primary in four does not live long.
-    pub(super) fn will_fall(&mut self, node: usize) {
+    pub(super) fn may_fall(&mut self, node: usize) {
         if !self.calm && self.rng.chance(25) {
             let after = self.rng.between(0, FALLS_WITHIN_MS);
             self.falls = Some((self.now_ms + i64::try_from(after).unwrap_or(0), node));
         }
     }
 
+    /// With its machine, and its session is over at once: a server alone that falls before its fence was acknowledged is
+    /// started again, and once that was everybody has all rows.
     pub(super) fn fall(&mut self) {
-        if let Some((_, node)) = self.falls.take_if(|(at_ms, _)| *at_ms <= self.now_ms) {
-            self.note(|| format!("the new primary {} falls", id(node)));
-            self.servers.kill(node);
+        let Some((_, node)) = self.falls.take_if(|(at_ms, _)| *at_ms <= self.now_ms) else { return };
+        if self.lose_machine(node) {
+            self.note(|| format!("the new primary {} is lost", id(node)));
+            self.nodes[node].live = false;
         }
+        while !self.nodes[self.leader].up {
+            self.depose();
+        }
+    }
+
+    /// The whole machine; one at a time, so that a majority stays.
+    fn lose_machine(&mut self, node: usize) -> bool {
+        let all = (0..NODES).all(|one| self.nodes[one].up);
+        if all {
+            self.servers.kill(node);
+            self.forget(node);
+            self.nodes[node].up = false;
+        }
+        all
     }
 
     /// A supervisor ends and starts: what it kept on disk stays.
@@ -119,7 +131,7 @@ impl Sim {
 
     pub(super) fn heal(&mut self) {
         self.note(|| "healing".to_owned());
-        self.calm = true;
+        (self.calm, self.falls) = (true, None);
         self.back();
         self.heal_links();
         for node in 0..NODES {

@@ -5,6 +5,7 @@ use crate::find::Cluster;
 use crate::operate;
 use anyhow::{Context, Result, bail, ensure};
 use elpis_appliance::answers::Join;
+use elpis_appliance::view::mine;
 use elpis_cluster::agent::Status;
 use elpis_watch::Method;
 use serde_json::{Value, json};
@@ -133,7 +134,7 @@ pub(super) async fn order(node: &Cluster, join: &Join, confirm: Option<&str>) ->
 
 /// PURE: whether a node may leave what it has.
 fn may(seen: &Status, agents: usize, confirm: Option<&str>) -> Result<()> {
-    let mine = seen.nodes.iter().find(|one| Some(one.id) == seen.node).map(|one| one.name.as_str());
+    let mine = mine(seen).map(|one| one.name.as_str());
     let name = mine.unwrap_or("this node");
     if seen.state != "member" || seen.nodes.len() != 1 {
         bail!(

@@ -130,9 +130,5 @@ pub(crate) struct ConsoleOptions {
 
 fn network(text: &str) -> Result<(IpAddr, u8), String> {
     let wrong = || format!("{text}: an address and the bits of its network are needed, as 10.0.0.0/8");
-    let (address, bits) = text.split_once('/').ok_or_else(wrong)?;
-    let (address, bits): (IpAddr, u8) =
-        (address.parse().map_err(|_| wrong())?, bits.parse().map_err(|_| wrong())?);
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    if bits > most { Err(wrong()) } else { Ok((address, bits)) }
+    elpis_appliance::answers::network(text).ok_or_else(wrong)
 }

@@ -76,12 +76,16 @@ async fn replace(cluster: &Cluster, scope: &Scope, node: &str) -> Result<()> {
 
 /// What to type on the new node.
 fn invitation(offer: &Value, meaning: &str) -> String {
+    format!("on the new node type:\n\n  elpis join {}\n\n{meaning}", address_and_words(offer))
+}
+
+/// What a newcomer has to be told of an offer, in one line.
+pub(crate) fn address_and_words(offer: &Value) -> String {
     let words = match &offer["words"] {
         Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         other => other.as_str().unwrap_or_default().to_owned(),
     };
-    let address = offer["address"].as_str().unwrap_or_default();
-    format!("on the new node type:\n\n  elpis join {address} {words}\n\n{meaning}")
+    format!("{} {words}", offer["address"].as_str().unwrap_or_default())
 }
 
 pub(super) async fn join(cluster: &Cluster, scope: &Scope, join: Join) -> Result<()> {
