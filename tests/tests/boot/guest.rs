@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,9 +118,14 @@ impl Guest {
 
     /// Types on the serial port, and waits until the screen shows what comes of it.
     pub(crate) fn press(&self, keys: &str, shows: &str) {
-        let mut port = std::os::unix::net::UnixStream::connect(self.folder().join("keys")).unwrap();
+        let mut port = UnixStream::connect(self.folder().join("keys")).unwrap();
+        // Whoever is connected must read, or the guest's output stands still; who goes at once takes the keys along.
+        let mut output = port.try_clone().unwrap();
+        let reader = std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
         port.write_all(keys.as_bytes()).unwrap();
         self.until(&format!("{shows:?} after {keys:?}"), KEYS, || self.screen().contains(shows));
+        port.shutdown(std::net::Shutdown::Both).unwrap();
+        let _ = reader.join();
     }
 
     /// Address and words for a newcomer, other ones than `before`.
