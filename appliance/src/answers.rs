@@ -1,5 +1,7 @@
-//! What the machine was told before its start: options of the kernel's command line that begin with `elpis.`.
+//! What the machine was told: options of the kernel's command line that begin with `elpis.`, and the same in a file on
+//! its state disk, which an installation and the status screen write.
 
+use crate::disk::{Choice, choice_of};
 use crate::identity::is_name;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,6 +17,9 @@ pub struct Answers {
     pub plain: Option<String>,
     /// `elpis.join=HOST:PORT` and `elpis.words=a-b-c-d-e-f`: the cluster to join; without, one of its own is formed.
     pub join: Option<Join>,
+    /// `elpis.install=vda`, `elpis.install=vda,erase`, `elpis.install=auto`: a disk to install on; the machine powers
+    /// off afterwards.
+    pub install: Option<Choice>,
 }
 
 /// An address of this machine.
@@ -47,10 +52,17 @@ pub struct Join {
     pub words: String,
 }
 
-const KNOWN: [&str; 6] =
-    ["elpis.name", "elpis.address", "elpis.gateway", "elpis.plain", "elpis.join", "elpis.words"];
+const KNOWN: [&str; 7] = [
+    "elpis.name",
+    "elpis.address",
+    "elpis.gateway",
+    "elpis.plain",
+    "elpis.join",
+    "elpis.words",
+    "elpis.install",
+];
 /// Options that others read: the initrd and the kernel's own.
-const OTHERS: [&str; 3] = ["elpis.roothash", "elpis.offset", "elpis.test"];
+const OTHERS: [&str; 4] = ["elpis.roothash", "elpis.offset", "elpis.from", "elpis.test"];
 
 impl Answers {
     /// PURE: reads a command line. What is wrong is said and left out.
@@ -88,6 +100,10 @@ impl Answers {
                 "elpis.plain" => {
                     wrong.push(format!("elpis.plain={value}: networks are needed, as 10.0.0.0/8,192.168.1.0/24"));
                 }
+                "elpis.install" => match choice_of(&value.replace(',', " ")) {
+                    Ok(choice) => answers.install = Some(choice),
+                    Err(_) => wrong.push(format!("elpis.install={value}: a disk is needed, as vda or vda,erase, or auto")),
+                },
                 "elpis.words" => words = Some(value.replace(['-', '_', ','], " ")),
                 other if OTHERS.contains(&other) => {}
                 other => wrong.push(format!("{other}: not known; known are {}", KNOWN.join(", "))),
@@ -111,6 +127,27 @@ impl Answers {
             (None, None) => {}
         }
         (answers, wrong)
+    }
+
+    /// As options again, one a line, for the machine's file of answers: everything but the disk to install on.
+    #[must_use]
+    pub fn options(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(name) = &self.name {
+            lines.push(format!("elpis.name={name}"));
+        }
+        if let Some(address) = &self.address {
+            lines.push(format!("elpis.address={}/{}", address.ip, address.prefix));
+            lines.extend(address.gateway.map(|gateway| format!("elpis.gateway={gateway}")));
+        }
+        if let Some(plain) = &self.plain {
+            lines.push(format!("elpis.plain={plain}"));
+        }
+        if let Some(join) = &self.join {
+            lines.push(format!("elpis.join={}", join.address));
+            lines.push(format!("elpis.words={}", join.words.replace(' ', "-")));
+        }
+        lines.into_iter().map(|line| line + "\n").collect()
     }
 }
 
@@ -147,6 +184,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_again() {
+        let line = "elpis.name=north elpis.address=10.9.0.1/24 elpis.gateway=10.9.0.254 elpis.plain=10.0.0.0/8 \
+                    elpis.join=10.0.0.1:7946 elpis.words=a-b-c-d-e-f elpis.from=disk";
+        let (answers, wrong) = Answers::parse(line);
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!(Answers::parse(&answers.options()), (answers.clone(), Vec::new()));
+        let (again, _) = Answers::parse(&format!("{line} elpis.install=vda,erase"));
+        assert_eq!(again.install, Some(Choice { disk: "vda".into(), erase: true }));
+        assert_eq!(again.options(), answers.options(), "a disk is installed on once");
+        let (later, _) = Answers::parse(&format!("{line}\nelpis.name=south\n"));
+        assert_eq!(later.name.as_deref(), Some("south"), "the last one holds");
+    }
+
+    #[test]
     fn an_address_becomes_settings_of_the_network() {
         let (answers, wrong) = Answers::parse("elpis.address=10.9.0.1/24 elpis.gateway=10.9.0.254");
         assert!(wrong.is_empty(), "{wrong:?}");
@@ -171,6 +222,8 @@ mod tests {
             ("elpis.plain=10.0.0.0/33", "networks are needed"),
             ("elpis.plain=10.0.0.0/8,", "networks are needed"),
             ("elpis.gateway=10.0.0.1", "without elpis.address"),
+            ("elpis.install=", "a disk is needed"),
+            ("elpis.install=vda,now", "a disk is needed"),
             ("elpis.other=a", "not known"),
         ] {
             let (answers, wrong) = Answers::parse(line);

@@ -5,7 +5,7 @@ use crate::screen::Foot;
 
 /// Longest line that is taken.
 const LINE: usize = 160;
-const KEYS: &str = "a let a node in   j join a cluster   r restart   p power off";
+const KEYS: &str = "a let a node in   j join a cluster   n network   i install   r restart   p power off";
 
 /// A key, as far as the screen knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub enum Asks {
     Nothing,
     /// Typing address and words of a cluster.
     Join(String),
+    /// Typing the disk to install on.
+    Install(String),
+    /// Typing this machine's address.
+    Network(String),
     /// The key again confirms it.
     Confirm(char),
 }
@@ -34,6 +38,12 @@ pub enum Deed {
     LetIn,
     /// To the cluster of this line; see [`join_of`].
     Join(String),
+    /// Says which disks there are.
+    Disks,
+    /// On the disk of this line; see [`crate::disk::choice_of`].
+    Install(String),
+    /// The address of this line, or `dhcp`.
+    Network(String),
     Restart,
     PowerOff,
     /// What the last order said is read.
@@ -47,22 +57,22 @@ impl Asks {
         match (self, key) {
             (Asks::Nothing, Key::Char('a')) => (Asks::Nothing, Some(Deed::LetIn)),
             (Asks::Nothing, Key::Char('j')) => (Asks::Join(String::new()), Some(Deed::Clear)),
+            (Asks::Nothing, Key::Char('i')) => (Asks::Install(String::new()), Some(Deed::Disks)),
+            (Asks::Nothing, Key::Char('n')) => (Asks::Network(String::new()), Some(Deed::Clear)),
             (Asks::Nothing, Key::Char(key @ ('r' | 'p'))) => (Asks::Confirm(key), Some(Deed::Clear)),
             (Asks::Nothing, _) => (Asks::Nothing, Some(Deed::Clear)),
             (Asks::Confirm('r'), Key::Char('r')) => (Asks::Nothing, Some(Deed::Restart)),
             (Asks::Confirm('p'), Key::Char('p')) => (Asks::Nothing, Some(Deed::PowerOff)),
-            (Asks::Confirm(_), _) | (Asks::Join(_), Key::Escape) => (Asks::Nothing, None),
+            (Asks::Confirm(_), _) => (Asks::Nothing, None),
+            (Asks::Join(_) | Asks::Install(_) | Asks::Network(_), Key::Escape) => {
+                (Asks::Nothing, Some(Deed::Clear))
+            }
             (Asks::Join(typed), Key::Enter) => (Asks::Nothing, Some(Deed::Join(typed))),
-            (Asks::Join(mut typed), Key::Char(c)) => {
-                if typed.len() < LINE && !c.is_control() {
-                    typed.push(c);
-                }
-                (Asks::Join(typed), None)
-            }
-            (Asks::Join(mut typed), Key::Backspace) => {
-                typed.pop();
-                (Asks::Join(typed), None)
-            }
+            (Asks::Install(typed), Key::Enter) => (Asks::Nothing, Some(Deed::Install(typed))),
+            (Asks::Network(typed), Key::Enter) => (Asks::Nothing, Some(Deed::Network(typed))),
+            (Asks::Join(typed), key) => (Asks::Join(edit(typed, key)), None),
+            (Asks::Install(typed), key) => (Asks::Install(edit(typed, key)), None),
+            (Asks::Network(typed), key) => (Asks::Network(edit(typed, key)), None),
         }
     }
 
@@ -78,11 +88,55 @@ impl Asks {
                 ],
                 keys: "Enter join   Esc back".to_owned(),
             },
+            Asks::Install(typed) => {
+                let mut text = said.to_vec();
+                text.push(
+                    "Name of the disk to install on, `erase` behind it to lose what it holds:".to_owned(),
+                );
+                text.push(format!("> {typed}_"));
+                Foot { text, keys: "Enter install   Esc back".to_owned() }
+            }
+            Asks::Network(typed) => Foot {
+                text: vec![
+                    "Address and bits of the network, and the gateway, as 10.0.0.1/24 10.0.0.254; or dhcp:"
+                        .to_owned(),
+                    format!("> {typed}_"),
+                ],
+                keys: "Enter set   Esc back".to_owned(),
+            },
             Asks::Confirm(key) => Foot {
                 text: vec![format!("Really? {key} again does it, any other key goes back.")],
                 keys: String::new(),
             },
         }
+    }
+}
+
+/// The line after one more key.
+fn edit(mut line: String, key: Key) -> String {
+    match key {
+        Key::Char(c) if line.len() < LINE && !c.is_control() => line.push(c),
+        Key::Backspace => drop(line.pop()),
+        _ => {}
+    }
+    line
+}
+
+/// PURE: `ADDRESS/BITS [GATEWAY]` or `dhcp`, as options of [`crate::answers::Answers`].
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn network_of(line: &str) -> Result<String, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let options = match words[..] {
+        ["dhcp"] => return Ok(String::new()),
+        [address] => format!("elpis.address={address}"),
+        [address, gateway] => format!("elpis.address={address} elpis.gateway={gateway}"),
+        _ => return Err("an address is needed, as 10.0.0.1/24, a gateway behind it, or dhcp".to_owned()),
+    };
+    match crate::answers::Answers::parse(&options) {
+        (answers, wrong) if wrong.is_empty() => Ok(answers.options()),
+        (_, wrong) => Err(wrong.join("; ")),
     }
 }
 
@@ -134,11 +188,26 @@ mod tests {
             ("rxr", vec![]),
             ("j10.0.0.1:7946 rapp<\n", vec![Deed::Join("10.0.0.1:7946 rap".into())]),
             ("jab^a", vec![Deed::LetIn]),
+            ("ivda erase\n", vec![Deed::Disks, Deed::Install("vda erase".into())]),
+            ("ivda^rr", vec![Deed::Disks, Deed::Restart]),
+            ("ndhcp\n", vec![Deed::Network("dhcp".into())]),
         ] {
             assert_eq!(typed(keys).1, deeds, "{keys:?}");
         }
         let (asks, _) = typed(&format!("j{}", "x".repeat(1_000)));
         assert_eq!(asks, Asks::Join("x".repeat(LINE)));
+    }
+
+    #[test]
+    fn a_line_is_the_machines_address() {
+        assert_eq!(
+            network_of(" 10.0.0.1/24  10.0.0.254 ").as_deref(),
+            Ok("elpis.address=10.0.0.1/24\nelpis.gateway=10.0.0.254\n")
+        );
+        assert_eq!(network_of("dhcp").as_deref(), Ok(""));
+        for line in ["", "10.0.0.1", "10.0.0.1/24 here", "a b c", "elpis.name=x"] {
+            assert!(network_of(line).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! The machine that Elpis owns: what it is called, what it was told before its start, and what its screen says.
+//! The machine that Elpis owns: what it is called, what it was told, its disks, and what its screen says.
 //!
 //! Nothing here asks a node or changes the system: the binary does, with what this crate decides.
 
 pub mod answers;
+pub mod disk;
 pub mod identity;
+pub mod install;
 pub mod keys;
 pub mod screen;
 pub mod view;

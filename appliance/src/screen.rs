@@ -11,6 +11,9 @@ use ratatui::widgets::Paragraph;
 /// Size of the screen: a serial port does not tell its own.
 pub const SIZE: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 
+/// Most lines that one text gets.
+const LINES: usize = 3;
+
 /// What the lowest lines ask or offer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foot {
@@ -47,21 +50,37 @@ pub fn draw(frame: &mut Frame<'_>, facts: &Facts, status: Option<&Status>, foot:
         let first = label != before;
         before = label;
         let label = if first { label } else { "" };
-        shown.push(Line::from(format!("  {label:<9} {}", cut(&value, width - 13))));
+        for (value, label) in
+            wrap(&value, width - 13).into_iter().zip(std::iter::once(label).chain(std::iter::repeat("")))
+        {
+            shown.push(Line::from(format!("  {label:<9} {value}")));
+        }
     }
-    let below = foot.text.len() + 2;
+    let text: Vec<String> = foot.text.iter().flat_map(|line| wrap(line, width - 3)).collect();
+    let below = text.len() + 2;
     let room = usize::from(SIZE.height).saturating_sub(below);
     shown.truncate(room);
     shown.resize(room, Line::default());
-    shown.extend(foot.text.iter().map(|line| Line::from(format!("  {}", cut(line, width - 3)))));
+    shown.extend(text.into_iter().map(|line| Line::from(format!("  {line}"))));
     shown.push(Line::from(format!(" {rule}")));
     shown.push(Line::from(format!("  {}", foot.keys)));
     frame.render_widget(Paragraph::new(shown), SIZE);
 }
 
-fn cut(text: &str, most: usize) -> String {
+/// In lines of this width, a few at most, broken between words where there are some.
+fn wrap(text: &str, width: usize) -> Vec<String> {
     // What others named may hold control characters: a terminal obeys them.
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(most).collect()
+    let mut rest: Vec<char> = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let mut lines = Vec::new();
+    while rest.len() > width && lines.len() + 1 < LINES {
+        let end = rest[..=width].iter().rposition(|c| *c == ' ').filter(|at| *at > 0).unwrap_or(width);
+        lines.push(rest.drain(..end).collect());
+        if rest.first() == Some(&' ') {
+            rest.remove(0);
+        }
+    }
+    lines.push(rest.into_iter().take(width).collect());
+    lines
 }
 
 #[cfg(test)]
@@ -83,6 +102,14 @@ mod tests {
         let text = shown(&facts, &Foot { keys: "r restart".into(), ..Foot::default() });
         assert!(text.contains("Starting, step 1 of 6"), "{text}");
         assert!(text.contains("kite-4412") && text.contains("r restart"), "{text}");
+    }
+
+    #[test]
+    fn long_texts_are_broken_between_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("", 7), [""]);
+        assert_eq!(wrap("abcdefghij klm", 4), ["abcd", "efgh", "ij k"], "the rest of too long a text goes");
+        assert_eq!(wrap("a\u{1b}b", 7), ["a?b"]);
     }
 
     #[test]

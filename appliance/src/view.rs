@@ -24,8 +24,12 @@ pub struct Facts {
     pub name: Option<String>,
     /// `None` without a network.
     pub address: Option<String>,
-    /// Nothing is kept over a restart.
+    /// It was started from a medium: nothing is kept over a restart.
     pub live: bool,
+    /// It was started from a disk, whose state cannot be mounted.
+    pub state_missing: bool,
+    /// How far an installation on a disk is, in words.
+    pub install: Option<String>,
     /// The first administrator's password, until somebody changes it.
     pub password: Option<String>,
     /// What is wrong with the answers given before the start, and with the units.
@@ -42,6 +46,9 @@ const STEPS: u32 = 6;
 pub fn headline(facts: &Facts, status: Option<&Status>) -> (Level, String) {
     let step =
         |number: u32, what: &str| (Level::Starting, format!("Starting, step {number} of {STEPS}: {what}"));
+    if facts.state_missing {
+        return (Level::Bad, "The disk's state cannot be mounted: the disk fails, or is damaged".to_owned());
+    }
     if facts.address.is_none() {
         return step(1, "an address (is the cable in?)");
     }
@@ -152,7 +159,10 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
         }
     }
     if facts.live {
-        lines.push(("State", "in memory: a restart loses it (nothing is installed on a disk)".to_owned()));
+        lines.push(("State", "in memory: a restart loses it; i installs on a disk".to_owned()));
+    }
+    if let Some(install) = &facts.install {
+        lines.push(("Install", install.clone()));
     }
     for problem in &facts.problems {
         lines.push(("Problem", problem.clone()));
@@ -262,6 +272,14 @@ mod tests {
         assert_eq!(headline(&facts(), Some(&weak)).1, "Working, can lose 0 nodes: wren-1177 is down");
         let two = works(&["kite-4412", "heron-9021"], 0);
         assert_eq!(headline(&facts(), Some(&two)).1, "Working, can lose 0 nodes: add one more");
+    }
+
+    #[test]
+    fn a_lost_state_disk_comes_before_everything() {
+        let facts = Facts { state_missing: true, install: Some("on vda done".into()), ..Facts::default() };
+        let (level, text) = headline(&facts, None);
+        assert!(level == Level::Bad && text.contains("disk"), "{text}");
+        assert!(lines(&facts, None).contains(&("Install", "on vda done".to_owned())));
     }
 
     #[test]

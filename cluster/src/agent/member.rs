@@ -18,6 +18,8 @@ use tokio::sync::{Notify, watch};
 
 /// A difference of cluster time below this is the network's, not a clock's.
 const CLOCK_SLACK_MS: i64 = 25;
+/// A lease that is longer by less is not told: about the pace of renewals.
+const LONGER_MS: i64 = 150;
 
 /// Raft, this node's lease, and what is made from both for the servers.
 #[derive(Debug)]
@@ -179,7 +181,13 @@ impl Member {
             term: view.term,
             master: view.leader,
         };
-        self.lease.send_if_modified(|old| std::mem::replace(old, lease) != lease);
+        self.lease.send_if_modified(|old| {
+            let news = is_news(old, &lease);
+            if news {
+                *old = lease;
+            }
+            news
+        });
         lease
     }
 
@@ -223,9 +231,31 @@ impl Member {
     }
 }
 
+/// PURE: whether servers are told. A master that needs nobody's consent has a longer lease at every look: a shorter one
+/// that they know of does no harm.
+fn is_news(told: &Lease, lease: &Lease) -> bool {
+    let longer_ms = lease.until_boot_ms - told.until_boot_ms;
+    let same = Lease { until_boot_ms: told.until_boot_ms, ..*lease } == *told;
+    !same || !(0..LONGER_MS).contains(&longer_ms)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_that_is_hardly_longer_is_no_news() {
+        let told =
+            Lease { session: 1, until_boot_ms: 10_000, cluster_offset_ms: 5, term: 2, master: Some(1) };
+        for (until_boot_ms, news) in
+            [(10_000, false), (10_011, false), (10_000 + LONGER_MS, true), (9_999, true), (0, true)]
+        {
+            assert_eq!(is_news(&told, &Lease { until_boot_ms, ..told }), news, "{until_boot_ms}");
+        }
+        assert!(
+            is_news(&told, &Lease { session: 2, ..told }) && is_news(&told, &Lease { master: None, ..told })
+        );
+    }
 
     #[test]
     fn a_line_is_a_frame_and_stays_small_at_its_largest() {

@@ -1,12 +1,14 @@
 //! `elpis appliance …`: what the units of an appliance run. `elpis_appliance` decides, this does it.
 
+mod install;
 mod join;
 mod screen;
 
 use crate::cli::Appliance;
 use crate::find::Cluster;
 use anyhow::{Context, Result, bail};
-use elpis_appliance::answers::{Answers, Join};
+use elpis_appliance::answers::{Address, Answers, Join};
+use elpis_appliance::disk::{Choice, choice_of};
 use elpis_appliance::identity::Identity;
 use elpis_appliance::view::{Facts, Level, headline, is_kept};
 use elpis_cluster::agent::Status;
@@ -23,6 +25,8 @@ use tokio::time::sleep;
 /// What is kept: name, keys, Raft log, spool, database.
 const STATE: &str = "/var/lib/elpis";
 const IDENTITY: &str = "/var/lib/elpis/identity.json";
+/// Answers that the status screen and an installation write.
+const ANSWERS: &str = "/var/lib/elpis/answers";
 /// Settings of the units, made at each start.
 const ENVIRONMENT: &str = "/run/elpis-setup/environment";
 /// Settings of the network that hold until the next start.
@@ -44,6 +48,14 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                             println!("{said}");
                             Ok(())
                         }
+                        Appliance::Install { disk, erase } => {
+                            let choice = Choice { disk: disk.clone(), erase: *erase };
+                            println!("{}", install::order(&Cluster::of_machine(), &choice).await?);
+                            install::follow().await
+                        }
+                        Appliance::WriteDisk { choice } => install::write_disk(
+                            &choice_of(&choice.replace(':', " ")).map_err(anyhow::Error::msg)?,
+                        ),
                         Appliance::Reset => join::reset(),
                         Appliance::Screen => screen::run().await,
                         Appliance::Health => health().await,
@@ -61,45 +73,71 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
 }
 
 fn answers() -> Result<(Answers, Vec<String>)> {
-    let line = fs::read_to_string(COMMAND_LINE).with_context(|| format!("cannot read {COMMAND_LINE}"))?;
-    Ok(Answers::parse(&line))
+    let mut text = fs::read_to_string(COMMAND_LINE).with_context(|| format!("cannot read {COMMAND_LINE}"))?;
+    match fs::read_to_string(ANSWERS) {
+        Ok(later) => text = format!("{text}\n{later}"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {ANSWERS}")),
+    }
+    Ok(Answers::parse(&text))
 }
 
 /// Name, then address: nothing can start without either.
 async fn setup() -> Result<()> {
-    let (answers, wrong) = answers()?;
+    let (first, wrong) = answers()?;
     for text in wrong {
-        eprintln!("elpis: kernel command line: {text}");
+        eprintln!("elpis: answers: {text}");
     }
-    let identity = Identity::read_or_make(Path::new(IDENTITY), answers.name.as_deref())?;
+    let path = Path::new(ENVIRONMENT);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    // Of an earlier run: the screen says that there is no address yet.
+    let _ = fs::remove_file(path);
+    let identity = Identity::read_or_make(Path::new(IDENTITY), first.name.as_deref())?;
     nix::unistd::sethostname(&identity.name).context("the host's name cannot be set")?;
-    if let Some(wanted) = &answers.address {
-        let card = first_card().context("there is no wired network card")?;
-        fs::create_dir_all(NETWORKS).with_context(|| format!("cannot make {NETWORKS}"))?;
-        let path = Path::new(NETWORKS).join("40-answered.network");
-        fs::write(&path, wanted.network_file(&card))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        join::systemctl(&["restart", "systemd-networkd"])?;
+    if let Some(choice) = first.install.filter(|_| !install::is_installed()) {
+        return install::answered(&choice).await;
     }
-    let address = loop {
-        // An answered address is there as soon as the network knows it; else the first that DHCP gives.
+    let mut set = None;
+    let (address, answers) = loop {
+        // A person may type one while DHCP gives none.
+        let answers = answers()?.0;
+        if set != Some(answers.address) {
+            set_address(answers.address.as_ref())?;
+            set = Some(answers.address);
+        }
         let found = addresses();
         let wanted = answers.address.map(|wanted| wanted.ip);
         match wanted {
-            Some(wanted) if found.contains(&wanted) => break wanted,
-            None if !found.is_empty() => break found[0],
+            Some(wanted) if found.contains(&wanted) => break (wanted, answers),
+            None if !found.is_empty() => break (found[0], answers),
             _ => sleep(LOOK).await,
         }
     };
     let plain = answers.plain.as_ref().map(|networks| format!("--plain-from {networks}")).unwrap_or_default();
     let text = format!("ELPIS_NAME={}\nELPIS_ADDRESS={address}\nELPIS_PLAIN={plain}\n", identity.name);
-    let path = Path::new(ENVIRONMENT);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
     fs::write(path, text).with_context(|| format!("cannot write {ENVIRONMENT}"))?;
     println!("{} at {address}", identity.name);
     Ok(())
+}
+
+/// Tells the network; without an address, DHCP is asked.
+fn set_address(wanted: Option<&Address>) -> Result<()> {
+    let path = Path::new(NETWORKS).join("40-answered.network");
+    match wanted {
+        Some(wanted) => {
+            let card = first_card().context("there is no wired network card")?;
+            fs::create_dir_all(NETWORKS).with_context(|| format!("cannot make {NETWORKS}"))?;
+            fs::write(&path, wanted.network_file(&card))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        None if path.exists() => {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        None => return Ok(()),
+    }
+    join::systemctl(&["restart", "systemd-networkd"])
 }
 
 /// IPv4 addresses of network cards that are up.
@@ -149,7 +187,10 @@ fn facts() -> Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name,
         address: own_address(),
-        live: !is_kept(&mounts, Path::new(STATE)),
+        live: !install::is_installed(),
+        // Without it, nothing of before is there, and nothing may start.
+        state_missing: install::is_installed() && !is_kept(&mounts, Path::new(STATE)),
+        install: install::progress().map(|progress| progress.line()),
         password: password.map(|text| text.trim().to_owned()),
         problems: answers()
             .map_or_else(|e| vec![format!("{e:#}")], |(_, wrong)| wrong)

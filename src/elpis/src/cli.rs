@@ -115,6 +115,20 @@ pub(crate) enum Appliance {
         #[arg(long, value_name = "NAME")]
         confirm: Option<String>,
     },
+    /// Install this version on a disk; this start goes on from memory until the next one (root)
+    Install {
+        /// As the kernel names it, for example vda; auto = the only empty one
+        disk: String,
+        /// Lose what the disk holds
+        #[arg(long)]
+        erase: bool,
+    },
+    /// Write the disk (elpis-install@.service)
+    #[command(hide = true)]
+    WriteDisk {
+        /// DISK or DISK:erase
+        choice: String,
+    },
     /// Remove everything but the machine's name, and start as on the first day (elpis-reset.service)
     #[command(hide = true)]
     Reset,

@@ -4,13 +4,13 @@ use super::{STATE, status};
 use crate::find::Cluster;
 use crate::operate;
 use anyhow::{Context, Result, bail, ensure};
-use elpis_appliance::answers::Join;
+use elpis_appliance::answers::{Answers, Join};
 use elpis_appliance::view::mine;
 use elpis_cluster::agent::Status;
 use elpis_watch::Method;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use tokio::time::sleep;
 const WANTED: &str = "join.json";
 /// Why the last join failed.
 const FAILED: &str = "join.failed";
-/// What a reset leaves: the machine's name, where it goes, why it could not.
-const KEPT: [&str; 3] = ["identity.json", WANTED, FAILED];
+/// What a reset leaves: the machine's name and answers, where it goes, why it could not, what a check of the disk found.
+const KEPT: [&str; 5] = ["identity.json", "answers", "lost+found", WANTED, FAILED];
 /// Units that a reset stops, in this order, and starts again.
 const UNITS: [&str; 7] = [
     "elpis-form",
@@ -34,6 +34,8 @@ const UNITS: [&str; 7] = [
 ];
 const RESET: &str = "elpis-reset.service";
 const LOOK: Duration = Duration::from_millis(500);
+/// How often a console that starts is asked again.
+const ASK_AGAIN: u32 = 20;
 /// Pause after a join that was refused.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -99,7 +101,11 @@ async fn go(node: &Cluster, join: &Join) -> Result<()> {
 
 fn wanted() -> Result<Option<Join>> {
     let path = file(WANTED);
-    let Ok(bytes) = fs::read(&path) else { return Ok(None) };
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
     let held: Value =
         serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
     ensure!(held["version"] == 1, "{} is of another version; remove it", path.display());
@@ -115,21 +121,59 @@ pub(super) async fn order(node: &Cluster, join: &Join, confirm: Option<&str>) ->
         go(node, join).await?;
         return Ok(format!("joined the cluster at {}", join.address));
     }
-    let agents = match node.api(Method::GET, "/api/v1/agents", None).await {
-        Ok(agents) => agents.as_array().map_or(0, Vec::len),
-        // Not known: as if there were some.
-        Err(_) => 1,
-    };
-    may(&seen, agents, confirm)?;
+    may(&seen, agents(node).await?, confirm)?;
     let body = json!({ "version": 1, "address": join.address, "words": join.words });
-    let path = file(WANTED);
-    let _ = fs::remove_file(&path);
-    let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path)?;
-    std::io::Write::write_all(&mut out, body.to_string().as_bytes())?;
-    out.sync_all()?;
+    hand_over(&file(WANTED), body.to_string().as_bytes())?;
     let _ = fs::remove_file(file(FAILED));
     systemctl(&["start", "--no-block", RESET])?;
     Ok(format!("this node gives its own cluster up and joins the one at {}", join.address))
+}
+
+/// Writes a file that units of user `elpis` read, whatever this unit's umask: the folder lets nobody else in.
+fn hand_over(path: &Path, bytes: &[u8]) -> Result<()> {
+    let draft = path.with_extension("new");
+    let write = || {
+        let mut out = fs::File::create(&draft)?;
+        std::io::Write::write_all(&mut out, bytes)?;
+        out.set_permissions(fs::Permissions::from_mode(0o644))?;
+        out.sync_all()?;
+        fs::rename(&draft, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// How many agents there are.
+async fn agents(node: &Cluster) -> Result<usize> {
+    let mut tries = ASK_AGAIN;
+    loop {
+        match node.api(Method::GET, "/api/v1/agents", None).await {
+            Ok(agents) => return Ok(agents.as_array().map_or(0, Vec::len)),
+            Err(error) if tries == 0 => {
+                return Err(error).context("whether this node has agents to lose is not known: try again");
+            }
+            Err(_) => sleep(LOOK).await,
+        }
+        tries -= 1;
+    }
+}
+
+/// A person's order: this machine has the address of these options, without any asks DHCP. A node that has an address
+/// already is in its cluster under it: it starts anew.
+pub(super) async fn move_to(node: &Cluster, options: &str) -> Result<String> {
+    let fresh = super::own_address().is_none();
+    if !fresh {
+        let seen = status(node).await.context("the node agent does not answer yet")?;
+        may(&seen, agents(node).await?, None)?;
+    }
+    let kept = fs::read_to_string(super::ANSWERS).unwrap_or_default();
+    let mut answers = Answers::parse(&kept).0;
+    answers.address = Answers::parse(options).0.address;
+    hand_over(Path::new(super::ANSWERS), answers.options().as_bytes())?;
+    if fresh {
+        return Ok("set; the start goes on as soon as the network has it".to_owned());
+    }
+    systemctl(&["start", "--no-block", RESET])?;
+    Ok("set; this node starts anew with it".to_owned())
 }
 
 /// PURE: whether a node may leave what it has.
@@ -163,11 +207,27 @@ pub(super) fn reset() -> Result<()> {
             continue;
         }
         let path = entry.path();
-        let removed =
-            if entry.file_type()?.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        remove(&path, entry.file_type()?.is_dir())
+            .with_context(|| format!("cannot remove {}", path.display()))?;
     }
+    // Name and address anew: the other units wait for it.
+    systemctl(&["restart", "--no-block", "elpis-setup"])?;
     systemctl(&[&["start", "--no-block"], &UNITS[..]].concat())
+}
+
+fn remove(path: &Path, folder: bool) -> std::io::Result<()> {
+    if !folder {
+        return fs::remove_file(path);
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        remove(&entry.path(), entry.file_type()?.is_dir())?;
+    }
+    match fs::remove_dir(path) {
+        // Where another part of the disk is mounted, the folder stays.
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Ok(()),
+        done => done,
+    }
 }
 
 pub(super) fn systemctl(arguments: &[&str]) -> Result<()> {

@@ -1,10 +1,11 @@
 //! The status screen: draws, reads keys, gives orders.
 
-use super::{facts, join, status};
+use super::{facts, install, join, status};
 use crate::find::Cluster;
 use crate::operate::cluster::address_and_words;
 use anyhow::{Context, Result};
-use elpis_appliance::keys::{Asks, Deed, Key, join_of};
+use elpis_appliance::disk::choice_of;
+use elpis_appliance::keys::{Asks, Deed, Key, join_of, network_of};
 use elpis_appliance::screen::{SIZE, draw};
 use elpis_watch::Method;
 use ratatui::backend::CrosstermBackend;
@@ -86,6 +87,21 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
         Deed::Join(line) => match join_of(&line) {
             Err(why) => Ok(vec![why]),
             Ok((join, confirm)) => join::order(node, &join, confirm.as_deref()).await.map(|said| vec![said]),
+        },
+        Deed::Disks if install::is_installed() => {
+            Ok(vec!["This machine runs from its disk already.".to_owned()])
+        }
+        Deed::Disks => install::list().map(|disks| match disks.is_empty() {
+            true => vec!["There is no disk but the medium.".to_owned()],
+            false => disks.iter().map(elpis_appliance::disk::Disk::line).collect(),
+        }),
+        Deed::Install(line) => match choice_of(&line) {
+            Err(why) => Ok(vec![why]),
+            Ok(choice) => install::order(node, &choice).await.map(|said| vec![said]),
+        },
+        Deed::Network(line) => match network_of(&line) {
+            Err(why) => Ok(vec![why]),
+            Ok(options) => join::move_to(node, &options).await.map(|said| vec![said]),
         },
         // By systemd: units end in their order.
         Deed::Restart => join::systemctl(&["reboot"]).map(|()| vec!["restarting".to_owned()]),
