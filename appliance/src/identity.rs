@@ -1,9 +1,9 @@
 //! A node's name, made once and kept on the state disk.
 
+use elpis_watch::durable::write_whole;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Version of the file.
@@ -70,15 +70,7 @@ impl Identity {
         };
         let made = Identity { version: VERSION, name };
         let bytes = serde_json::to_vec(&made).map_err(|e| failed(e.into()))?;
-        let draft = file.with_extension("new");
-        let write = || {
-            let mut out =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
-            out.write_all(&bytes)?;
-            out.sync_all()?;
-            fs::rename(&draft, file)
-        };
-        write().map_err(failed)?;
+        write_whole(file, &bytes, 0o644).map_err(failed)?;
         Ok(made)
     }
 }

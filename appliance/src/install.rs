@@ -1,16 +1,42 @@
-//! How far an installation is. PURE.
+//! How far an installation or an update is. PURE.
 
 use serde::{Deserialize, Serialize};
 
 /// Version of the file.
 const VERSION: u32 = 1;
-/// Steps of an installation.
-pub const STEPS: u32 = 5;
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    Install,
+    Update,
+}
 
-/// An installation that goes on, went well or failed.
+impl Work {
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Work::Install => "Install",
+            Work::Update => "Update",
+        }
+    }
+
+    /// How many steps it has.
+    #[must_use]
+    pub fn steps(self) -> u32 {
+        match self {
+            Work::Install => 5,
+            Work::Update => 4,
+        }
+    }
+}
+
+/// Work on a disk that goes on, went well or failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     version: u32,
+    pub work: Work,
+    /// Name of the disk.
     pub disk: String,
     /// 0 before the first one.
     pub step: u32,
@@ -22,9 +48,10 @@ pub struct Progress {
 
 impl Progress {
     #[must_use]
-    pub fn new(disk: &str) -> Progress {
+    pub fn new(work: Work, disk: &str) -> Progress {
         Progress {
             version: VERSION,
+            work,
             disk: disk.to_owned(),
             step: 0,
             what: String::new(),
@@ -73,10 +100,17 @@ impl Progress {
             return format!("on {disk} failed: {why}");
         }
         if self.done {
-            return format!("on {disk} done: take the medium out and restart; memory's state is left");
+            return match self.work {
+                Work::Install => {
+                    format!("on {disk} done: take the medium out and restart; memory's state is left")
+                }
+                Work::Update => {
+                    format!("on {disk} done: restart; if it does not work this version starts again")
+                }
+            };
         }
         let percent = self.percent.map(|percent| format!(", {percent} %")).unwrap_or_default();
-        format!("on {disk}, step {} of {STEPS}: {}{percent}", self.step, self.what)
+        format!("on {disk}, step {} of {}: {}{percent}", self.step, self.work.steps(), self.what)
     }
 }
 
@@ -86,7 +120,7 @@ mod tests {
 
     #[test]
     fn tells_how_far_it_is() {
-        let mut progress = Progress::new("vda");
+        let mut progress = Progress::new(Work::Install, "vda");
         progress.step("parts");
         progress.step("the root");
         assert!(progress.at(45) && !progress.at(45) && progress.runs());

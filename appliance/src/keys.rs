@@ -5,7 +5,7 @@ use crate::screen::Foot;
 
 /// Longest line that is taken.
 const LINE: usize = 160;
-const KEYS: &str = "a let a node in   j join a cluster   n network   i install   r restart   p power off";
+const KEYS: &str = "a let a node in  j join  n network  i install  u update  r restart  p power off";
 
 /// A key, as far as the screen knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum Deed {
     Disks,
     /// On the disk of this line; see [`crate::disk::choice_of`].
     Install(String),
+    /// To the version of the medium in the drive.
+    Update,
     /// The address of this line, or `dhcp`.
     Network(String),
     Restart,
@@ -59,10 +61,11 @@ impl Asks {
             (Asks::Nothing, Key::Char('j')) => (Asks::Join(String::new()), Some(Deed::Clear)),
             (Asks::Nothing, Key::Char('i')) => (Asks::Install(String::new()), Some(Deed::Disks)),
             (Asks::Nothing, Key::Char('n')) => (Asks::Network(String::new()), Some(Deed::Clear)),
-            (Asks::Nothing, Key::Char(key @ ('r' | 'p'))) => (Asks::Confirm(key), Some(Deed::Clear)),
+            (Asks::Nothing, Key::Char(key @ ('r' | 'p' | 'u'))) => (Asks::Confirm(key), Some(Deed::Clear)),
             (Asks::Nothing, _) => (Asks::Nothing, Some(Deed::Clear)),
             (Asks::Confirm('r'), Key::Char('r')) => (Asks::Nothing, Some(Deed::Restart)),
             (Asks::Confirm('p'), Key::Char('p')) => (Asks::Nothing, Some(Deed::PowerOff)),
+            (Asks::Confirm('u'), Key::Char('u')) => (Asks::Nothing, Some(Deed::Update)),
             (Asks::Confirm(_), _) => (Asks::Nothing, None),
             (Asks::Join(_) | Asks::Install(_) | Asks::Network(_), Key::Escape) => {
                 (Asks::Nothing, Some(Deed::Clear))
@@ -184,6 +187,7 @@ mod tests {
             ("x", vec![]),
             ("rr", vec![Deed::Restart]),
             ("pp", vec![Deed::PowerOff]),
+            ("uu", vec![Deed::Update]),
             ("rp", vec![]),
             ("rxr", vec![]),
             ("j10.0.0.1:7946 rapp<\n", vec![Deed::Join("10.0.0.1:7946 rap".into())]),

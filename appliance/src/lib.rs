@@ -7,5 +7,7 @@ pub mod disk;
 pub mod identity;
 pub mod install;
 pub mod keys;
+pub mod medium;
 pub mod screen;
+pub mod slots;
 pub mod view;

@@ -28,8 +28,8 @@ pub struct Facts {
     pub live: bool,
     /// It was started from a disk, whose state cannot be mounted.
     pub state_missing: bool,
-    /// How far an installation on a disk is, in words.
-    pub install: Option<String>,
+    /// An installation or an update: its name, and how far it is.
+    pub work: Option<(&'static str, String)>,
     /// The first administrator's password, until somebody changes it.
     pub password: Option<String>,
     /// What is wrong with the answers given before the start, and with the units.
@@ -161,9 +161,7 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
     if facts.live {
         lines.push(("State", "in memory: a restart loses it; i installs on a disk".to_owned()));
     }
-    if let Some(install) = &facts.install {
-        lines.push(("Install", install.clone()));
-    }
+    lines.extend(facts.work.clone());
     for problem in &facts.problems {
         lines.push(("Problem", problem.clone()));
     }
@@ -276,7 +274,8 @@ mod tests {
 
     #[test]
     fn a_lost_state_disk_comes_before_everything() {
-        let facts = Facts { state_missing: true, install: Some("on vda done".into()), ..Facts::default() };
+        let facts =
+            Facts { state_missing: true, work: Some(("Install", "on vda done".into())), ..Facts::default() };
         let (level, text) = headline(&facts, None);
         assert!(level == Level::Bad && text.contains("disk"), "{text}");
         assert!(lines(&facts, None).contains(&("Install", "on vda done".to_owned())));

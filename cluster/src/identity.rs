@@ -6,8 +6,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -171,18 +169,9 @@ fn read_place(path: &Path, body: &[u8]) -> Result<Place, IdentityError> {
     Ok(place)
 }
 
-/// Writes the file so that after a crash there is the old or the new one, never half of one.
+/// For its owner alone, and whole or not at all.
 pub(crate) fn write_whole(path: &Path, body: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(body)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    match path.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    elpis_watch::durable::write_whole(path, body, 0o600)
 }
 
 /// Pin of the certificate: SHA-256 of its public key, hex.

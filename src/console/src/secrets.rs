@@ -20,6 +20,8 @@ pub(crate) fn read_or_make(path: &Path, content: impl FnOnce() -> Result<String>
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
     let written = write(&draft, &text).and_then(|()| std::fs::hard_link(&draft, path));
     let _ = std::fs::remove_file(&draft);
+    // Its content is used after this, and kept by others: without the name it would be lost with the power.
+    let written = written.and_then(|()| elpis_watch::durable::sync_folder_of(path));
     match written {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((read(path)?, false)),
         other => other.map(|()| (text, true)),

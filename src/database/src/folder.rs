@@ -135,10 +135,13 @@ impl Folder {
         let failed =
             |e| Error::File(format!("cannot put {} in the place of {}", new.display(), data.display()), e);
         let _ = fs::remove_dir_all(&old);
+        // Not every file of a new copy was synced by who wrote it: a name that survives a loss of power must hold all.
+        fs::File::open(new).and_then(|folder| Ok(nix::unistd::syncfs(folder)?)).map_err(failed)?;
         if data.exists() {
             fs::rename(&data, &old).map_err(failed)?;
         }
         fs::rename(new, &data).map_err(failed)?;
+        elpis_watch::durable::sync_folder_of(&data).map_err(failed)?;
         let _ = fs::remove_dir_all(&old);
         Ok(())
     }

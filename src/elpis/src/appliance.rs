@@ -3,6 +3,9 @@
 mod install;
 mod join;
 mod screen;
+mod source;
+mod tools;
+mod update;
 
 use crate::cli::Appliance;
 use crate::find::Cluster;
@@ -56,6 +59,12 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                         Appliance::WriteDisk { choice } => install::write_disk(
                             &choice_of(&choice.replace(':', " ")).map_err(anyhow::Error::msg)?,
                         ),
+                        Appliance::Update => {
+                            println!("{}", update::order()?);
+                            install::follow().await
+                        }
+                        Appliance::WriteSlot => update::write(),
+                        Appliance::Verdict => update::verdict().await,
                         Appliance::Reset => join::reset(),
                         Appliance::Screen => screen::run().await,
                         Appliance::Health => health().await,
@@ -184,18 +193,19 @@ fn facts() -> Facts {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let password = fs::read_to_string(Path::new(STATE).join("admin.password")).ok();
     Facts {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: update::version().unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned()),
         name,
         address: own_address(),
         live: !install::is_installed(),
         // Without it, nothing of before is there, and nothing may start.
         state_missing: install::is_installed() && !is_kept(&mounts, Path::new(STATE)),
-        install: install::progress().map(|progress| progress.line()),
+        work: tools::progress().map(|progress| (progress.work.label(), progress.line())),
         password: password.map(|text| text.trim().to_owned()),
         problems: answers()
             .map_or_else(|e| vec![format!("{e:#}")], |(_, wrong)| wrong)
             .into_iter()
             .chain(join::failed())
+            .chain(update::fell_back())
             .collect(),
     }
 }

@@ -129,6 +129,14 @@ pub(crate) enum Appliance {
         /// DISK or DISK:erase
         choice: String,
     },
+    /// Write the newer version of the medium in the drive beside the one that runs; a restart starts it (root)
+    Update,
+    /// Write the slot that does not run (elpis-update.service)
+    #[command(hide = true)]
+    WriteSlot,
+    /// Keep a new version that works, leave one that does not (elpis-verdict.service)
+    #[command(hide = true)]
+    Verdict,
     /// Remove everything but the machine's name, and start as on the first day (elpis-reset.service)
     #[command(hide = true)]
     Reset,

@@ -7,6 +7,7 @@
 
 mod client;
 mod clock;
+pub mod durable;
 mod gate;
 mod heartbeat;
 mod http;

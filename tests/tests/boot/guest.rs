@@ -53,31 +53,71 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// A disk of a machine: it stays when the machine goes.
+pub(crate) struct Disk(tempfile::NamedTempFile);
+
+impl Disk {
+    pub(crate) fn new() -> Disk {
+        let file = tempfile::Builder::new().prefix("elpis-disk").tempfile().unwrap();
+        file.as_file().set_len(12 << 30).unwrap();
+        Disk(file)
+    }
+}
+
+/// A machine that is not started yet.
+#[derive(Clone, Copy)]
+struct Machine<'a> {
+    firmware: Firmware,
+    medium: bool,
+    disk: Option<&'a Disk>,
+    place: Option<&'a Place>,
+    memory_mib: u32,
+    processors: u32,
+}
+
 impl Guest {
     pub(crate) fn boot(firmware: Firmware) -> Guest {
-        Guest::start(firmware, None, 2048, 2)
+        Guest::with(firmware, true, None)
+    }
+
+    pub(crate) fn with(firmware: Firmware, medium: bool, disk: Option<&Disk>) -> Guest {
+        Guest::start(Machine { firmware, medium, disk, place: None, memory_mib: 2048, processors: 2 })
     }
 
     /// One of several on a wire, with an address of its own there.
     pub(crate) fn on(place: &Place) -> Guest {
-        let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24", place.number);
-        Guest::start(Firmware::Bios, Some((place, &options)), 1536, 1)
+        Guest::start(Machine {
+            firmware: Firmware::Bios,
+            medium: true,
+            disk: None,
+            place: Some(place),
+            memory_mib: 1536,
+            processors: 1,
+        })
     }
 
-    fn start(firmware: Firmware, wire: Option<(&Place, &str)>, memory_mib: u32, processors: u32) -> Guest {
+    fn start(machine: Machine<'_>) -> Guest {
         let folder = tempfile::Builder::new().prefix("elpis-boot").tempdir().unwrap();
         let (console, tentacle) = (free_port(), free_port());
         let path = |name: &str| folder.path().join(name).display().to_string();
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", CPU])
-            .args(["-smp", &processors.to_string(), "-m", &memory_mib.to_string()])
+            .args(["-smp", &machine.processors.to_string(), "-m", &machine.memory_mib.to_string()])
             .args(["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "chardev:s", "-chardev"])
-            .arg(format!("socket,id=s,path={},server=on,wait=off,logfile={}", path("keys"), path("serial")))
-            .arg("-drive")
-            .arg(format!("file={},media=cdrom,readonly=on,if=ide", image().display()));
-        if let Some((place, options)) = wire {
+            .arg(format!("socket,id=s,path={},server=on,wait=off,logfile={}", path("keys"), path("serial")));
+        if machine.medium {
+            let medium = format!("file={},media=cdrom,readonly=on,if=ide", image().display());
+            command.arg("-drive").arg(medium);
+        }
+        if let Some(Disk(file)) = machine.disk {
+            // What the guest flushes is on the file when it is told so.
+            let disk = format!("file={},format=raw,if=virtio,cache=writeback", file.path().display());
+            command.arg("-drive").arg(disk);
+        }
+        if let Some(place) = machine.place {
             let loader = extract(folder.path());
+            let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24", place.number);
             command
                 .arg("-netdev")
                 .arg(format!(
@@ -97,7 +137,7 @@ impl Guest {
                 "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{console}-:443,hostfwd=tcp:127.0.0.1:{tentacle}-:41121"
             ))
             .args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
-        if firmware == Firmware::Uefi {
+        if machine.firmware == Firmware::Uefi {
             let variables = path("variables");
             std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables)
                 .expect("ovmf is installed by make setup");
@@ -112,8 +152,17 @@ impl Guest {
         let errors = std::fs::File::create(path("errors")).unwrap();
         let qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
         let qemu = qemu.expect("qemu-system-x86 is installed by make setup");
-        let number = wire.map_or(0, |(place, _)| place.number);
+        let number = machine.place.map_or(0, |place| place.number);
         Guest { qemu, folder, started: Instant::now(), console, tentacle, number }
+    }
+
+    /// Waits until the machine has powered itself off.
+    pub(crate) fn until_off(mut self, limit: Duration) {
+        let begin = Instant::now();
+        while self.qemu.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < limit, "still on; the screen's end:\n{}", tail(&self.screen(), 60));
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// Types on the serial port, and waits until the screen shows what comes of it.

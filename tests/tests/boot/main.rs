@@ -8,11 +8,11 @@ mod dev;
 mod guest;
 mod wire;
 
-use guest::{Firmware, Guest};
+use guest::{Disk, Firmware, Guest};
 use serde_json::{Value, json};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use wire::Wire;
 
 /// One machine at a time: two share the processors and are late.
@@ -22,53 +22,95 @@ const BOOT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_machine_works_after_its_first_boot_from_bios() {
-    works(Firmware::Bios);
-}
-
-#[test]
-fn a_machine_works_after_its_first_boot_from_uefi() {
-    works(Firmware::Uefi);
-}
-
-fn works(firmware: Firmware) {
-    if let Ok(why) = std::env::var("ELPIS_NO_BOOT") {
-        println!("skipped: {why}");
-        return;
-    }
-    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    let guest = Guest::boot(firmware);
+fn a_machine_works_after_its_first_boot() {
+    let Some(_machine) = machine() else { return };
+    let guest = Guest::boot(Firmware::Uefi);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    println!(
-        "{firmware:?}: {:.0} s from power-on to work, {:.0} s of processor",
-        took.as_secs_f64(),
-        guest.cpu_s()
-    );
+    said(&guest, "UEFI, from the medium", took);
     let screen = guest.screen();
     assert!(screen.contains("a restart loses it"), "it does not say that it keeps nothing: {screen}");
     assert!(!screen.contains("Problem"), "{screen}");
     let password = guest.until_word("password ", SOON);
-
     // The page's own way in, over TLS with the machine's own certificate.
     let api = Api::sign_in(&guest, &password);
-    let file = guest.folder().join("probe.0001.data");
-    std::fs::write(&file, AGENT).unwrap();
-    let server = format!("127.0.0.1:{}", guest.tentacle);
-    let sent = Command::new(dev::program())
-        .args(["tentacle-client", "send", "--tls", "--server", &server, &file.display().to_string()])
-        .output()
-        .unwrap();
-    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    send(&guest, "0.25");
     api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
-
-    let has = |modules: &Value, name: &str, value: &str| {
-        let rows = modules.as_array().cloned().unwrap_or_default();
-        rows.iter()
-            .any(|row| row["name"] == name && row["value"].as_str().is_some_and(|v| v.starts_with(value)))
-    };
     guest.until("the agent's value and the check's result", SOON, || {
-        let modules = api.get("/api/v1/modules");
-        has(&modules, "load", "0.25") && has(&modules, "loopback", "1")
+        api.has("load", "0.25") && api.has("loopback", "1")
+    });
+}
+
+/// By keys of its screen; then the power is cut while a file has just been accepted.
+#[test]
+fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
+    let Some(_machine) = machine() else { return };
+    let disk = Disk::new();
+    let guest = Guest::with(Firmware::Bios, true, Some(&disk));
+    guest.until_screen("i installs on a disk", BOOT);
+    guest.press("i", "vda           12 GB");
+    guest.press("vda\r", "installing on vda");
+    let begin = Instant::now();
+    guest.until_screen("Install   on vda done", BOOT);
+    println!("installed in {:.0} s", begin.elapsed().as_secs_f64());
+    guest.press("p", "p again does it");
+    guest.press("p", "powering off");
+    guest.until_off(SOON);
+
+    let guest = Guest::with(Firmware::Bios, false, Some(&disk));
+    let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    said(&guest, "BIOS, from the disk", took);
+    let screen = guest.screen();
+    assert!(!screen.contains("in memory") && !screen.contains("Problem"), "{screen}");
+    let password = guest.until_word("password ", SOON);
+    let api = Api::sign_in(&guest, &password);
+    send(&guest, "0.25");
+    api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
+    guest.until("the agent's value and the check's result", SOON, || {
+        api.has("load", "0.25") && api.has("loopback", "1")
+    });
+    let newest = api.ran("loopback");
+    // Accepted is kept.
+    send(&guest, "0.5");
+    drop(guest);
+
+    let guest = Guest::with(Firmware::Uefi, false, Some(&disk));
+    let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    said(&guest, "UEFI, from the disk, after a power cut", took);
+    assert_eq!(guest.until_word("password ", SOON), password);
+    let api = Api::sign_in(&guest, &password);
+    guest.until("the file of before the power cut, and checks that go on", SOON, || {
+        api.has("load", "0.5") && api.ran("loopback") > newest
+    });
+}
+
+/// The right to start a machine; `None` where none can be.
+fn machine() -> Option<MutexGuard<'static, ()>> {
+    if let Ok(why) = std::env::var("ELPIS_NO_BOOT") {
+        println!("skipped: {why}");
+        return None;
+    }
+    Some(MACHINE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn said(guest: &Guest, what: &str, took: Duration) {
+    println!(
+        "{what}: {:.0} s from power-on to work, {:.0} s of processor",
+        took.as_secs_f64(),
+        guest.cpu_s()
+    );
+}
+
+/// Sends an agent's file with this load, until it is accepted.
+fn send(guest: &Guest, load: &str) {
+    let file = guest.folder().join("probe.0001.data");
+    std::fs::write(&file, AGENT.replace("LOAD", load)).unwrap();
+    let server = format!("127.0.0.1:{}", guest.tentacle);
+    guest.until("a file that is accepted", SOON, || {
+        let sent = Command::new(dev::program())
+            .args(["tentacle-client", "send", "--tls", "--server", &server, &file.display().to_string()])
+            .output()
+            .unwrap();
+        sent.status.success()
     });
 }
 
@@ -76,7 +118,7 @@ fn works(firmware: Firmware) {
 #[test]
 #[ignore = "6 minutes of emulation: make test-iso"]
 fn three_machines_are_joined_by_their_screens_and_one_is_lost() {
-    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_machine) = machine() else { return };
     let wire = Wire::new();
     let first = Guest::on(&wire.place(1));
     first.until_screen("Working, can lose 0 nodes: add two more", BOOT);
@@ -120,7 +162,7 @@ fn runs(api: &Api<'_>) -> Vec<i64> {
 
 const AGENT: &str = "<?xml version='1.0' encoding='UTF-8'?>\n<agent_data os_name='Linux' interval='60' version='1' \
     agent_name='probe'>\n<module>\n<name><![CDATA[load]]></name>\n<type><![CDATA[generic_data]]></type>\n\
-    <data><![CDATA[0.25]]></data>\n</module>\n</agent_data>\n";
+    <data><![CDATA[LOAD]]></data>\n</module>\n</agent_data>\n";
 
 /// A session of the console, as curl keeps it.
 struct Api<'a> {
@@ -143,6 +185,22 @@ impl Api<'_> {
 
     fn get(&self, path: &str) -> Value {
         serde_json::from_str(&self.curl(path, &[])).unwrap_or(Value::Null)
+    }
+
+    /// Whether a module has a value that begins so.
+    fn has(&self, name: &str, value: &str) -> bool {
+        let modules = self.get("/api/v1/modules");
+        let rows = modules.as_array().cloned().unwrap_or_default();
+        rows.iter()
+            .any(|row| row["name"] == name && row["value"].as_str().is_some_and(|v| v.starts_with(value)))
+    }
+
+    /// When a module ran last, Unix seconds; 0 = never.
+    fn ran(&self, name: &str) -> i64 {
+        let modules = self.get("/api/v1/modules");
+        let rows = modules.as_array().cloned().unwrap_or_default();
+        let row = rows.iter().find(|row| row["name"] == name);
+        row.and_then(|row| row["timestamp"].as_i64()).unwrap_or(0)
     }
 
     /// Sends an order until it is taken: emulated, a console may be late with its first ones.

@@ -8,9 +8,9 @@ use elpis_appliance::answers::{Answers, Join};
 use elpis_appliance::view::mine;
 use elpis_cluster::agent::Status;
 use elpis_watch::Method;
+use elpis_watch::durable::write_whole;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -131,15 +131,7 @@ pub(super) async fn order(node: &Cluster, join: &Join, confirm: Option<&str>) ->
 
 /// Writes a file that units of user `elpis` read, whatever this unit's umask: the folder lets nobody else in.
 fn hand_over(path: &Path, bytes: &[u8]) -> Result<()> {
-    let draft = path.with_extension("new");
-    let write = || {
-        let mut out = fs::File::create(&draft)?;
-        std::io::Write::write_all(&mut out, bytes)?;
-        out.set_permissions(fs::Permissions::from_mode(0o644))?;
-        out.sync_all()?;
-        fs::rename(&draft, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    write_whole(path, bytes, 0o644).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// How many agents there are.

@@ -1,6 +1,6 @@
 //! The status screen: draws, reads keys, gives orders.
 
-use super::{facts, install, join, status};
+use super::{facts, install, join, status, update};
 use crate::find::Cluster;
 use crate::operate::cluster::address_and_words;
 use anyhow::{Context, Result};
@@ -103,6 +103,7 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
             Err(why) => Ok(vec![why]),
             Ok(options) => join::move_to(node, &options).await.map(|said| vec![said]),
         },
+        Deed::Update => update::order().map(|said| vec![said]),
         // By systemd: units end in their order.
         Deed::Restart => join::systemctl(&["reboot"]).map(|()| vec!["restarting".to_owned()]),
         Deed::PowerOff => join::systemctl(&["poweroff"]).map(|()| vec!["powering off".to_owned()]),

@@ -1,0 +1,90 @@
+//! What installing and updating share: programs of the system, mounts for a while, progress that the screen reads.
+
+use anyhow::{Context, Result, ensure};
+use elpis_appliance::install::Progress;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Also where what is written is mounted meanwhile.
+pub(super) const WORK: &str = "/run/elpis-install";
+const PROGRESS: &str = "/run/elpis-install/progress.json";
+
+/// How far the last work on a disk is; `None` = there was none since the start.
+pub(super) fn progress() -> Option<Progress> {
+    serde_json::from_slice(&fs::read(PROGRESS).ok()?).ok()
+}
+
+/// Does the work, and writes down how it ended.
+pub(super) fn told(progress: Progress, work: impl FnOnce(&mut Told) -> Result<()>) -> Result<()> {
+    let mut told = Told { progress };
+    told.keep()?;
+    let done = work(&mut told);
+    match &done {
+        Ok(()) => told.progress.finish(),
+        Err(error) => told.progress.fail(&format!("{error:#}")),
+    }
+    told.keep()?;
+    done
+}
+
+/// A file system that is mounted for a while.
+pub(super) struct Mounted {
+    pub(super) at: PathBuf,
+}
+
+impl Mounted {
+    pub(super) fn new(device: &str, name: &str, options: &[&str]) -> Result<Mounted> {
+        let at = Path::new(WORK).join(name);
+        fs::create_dir_all(&at)?;
+        let target = at.display().to_string();
+        run("mount", &[options, &[device, &target]].concat())?;
+        Ok(Mounted { at })
+    }
+
+    /// Everything is on the disk after it.
+    pub(super) fn end(self) -> Result<()> {
+        run("umount", &[&self.at.display().to_string()]).map(drop)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // After an error; after `end` there is nothing to do.
+        let _ = Command::new("umount").arg(&self.at).output();
+    }
+}
+
+/// Progress, and the file that the screen reads.
+pub(super) struct Told {
+    pub(super) progress: Progress,
+}
+
+impl Told {
+    pub(super) fn step(&mut self, what: &str) -> Result<()> {
+        self.progress.step(what);
+        println!("step {} of {}: {what}", self.progress.step, self.progress.work.steps());
+        self.keep()
+    }
+
+    pub(super) fn percent(&mut self, percent: u64) -> Result<()> {
+        if self.progress.at(percent) { self.keep() } else { Ok(()) }
+    }
+
+    pub(super) fn keep(&self) -> Result<()> {
+        let draft = format!("{PROGRESS}.new");
+        fs::write(&draft, serde_json::to_vec(&self.progress)?)
+            .and_then(|()| fs::rename(&draft, PROGRESS))
+            .with_context(|| format!("cannot write {PROGRESS}"))
+    }
+}
+
+pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let done = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("{program} cannot be started"))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "{program} {} failed: {}", arguments.join(" "), said.trim());
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

@@ -1,0 +1,175 @@
+//! A newer version on the slot that does not run, and the verdict on the version that does.
+
+use super::install::{NOTES, is_installed, runs};
+use super::tools::{Mounted, Told, told};
+use super::{LOOK, health, join, source};
+use anyhow::{Context, Result, ensure};
+use elpis_appliance::disk::{grub_variables, part_device};
+use elpis_appliance::install::{Progress, Work};
+use elpis_appliance::medium::is_newer;
+use elpis_appliance::slots::{Act, Slot, TRIES, entry_name, on_trial, read_grub, works};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+pub(super) const UNIT: &str = "elpis-update.service";
+/// What this image calls itself.
+const VERSION: &str = "/usr/share/elpis/version";
+/// A version that did not work, for the screen.
+const FELL_BACK: &str = "/run/elpis-install/fell-back";
+/// So long a new version has to work: joining and catching up included.
+const TRIAL: Duration = Duration::from_secs(900);
+
+/// A person's order: starts the unit that does it.
+pub(super) fn order() -> Result<String> {
+    ensure!(is_installed(), "this machine runs from its medium: restart it from the new one");
+    ensure!(!runs(), "this is being done already");
+    join::systemctl(&["start", "--no-block", UNIT])?;
+    Ok("the medium is looked at".to_owned())
+}
+
+/// What the screen says of the last start.
+pub(super) fn fell_back() -> Option<String> {
+    fs::read_to_string(FELL_BACK).ok()
+}
+
+pub(super) fn version() -> Result<String> {
+    Ok(fs::read_to_string(VERSION).with_context(|| format!("cannot read {VERSION}"))?.trim().to_owned())
+}
+
+/// Disk and slot that run.
+fn running() -> Result<(String, Slot)> {
+    let path = Path::new(NOTES).join("installed");
+    let device = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let device = device.trim();
+    let slot = Slot::of_device(device).with_context(|| format!("{device} is no slot"))?;
+    let disk = device.trim_start_matches("/dev/").trim_end_matches(['3', '4']);
+    // nvme0n1p3: what is left of the name before the number's p.
+    let disk =
+        disk.strip_suffix('p').filter(|rest| rest.ends_with(|c: char| c.is_ascii_digit())).unwrap_or(disk);
+    Ok((disk.to_owned(), slot))
+}
+
+/// Writes the version of the medium in the drive.
+pub(super) fn write() -> Result<()> {
+    let (disk, slot) = running()?;
+    told(Progress::new(Work::Update, &disk), |told| write_slot(&disk, slot.other(), told))
+}
+
+fn write_slot(disk: &str, slot: Slot, told: &mut Told) -> Result<()> {
+    told.step("the medium")?;
+    let (medium, source) = source::find()?;
+    let (new, old) = (source.manifest.version.clone(), version()?);
+    ensure!(
+        is_newer(&new, &old),
+        "the medium has version {new}, this machine runs {old}: only a newer one is taken"
+    );
+    let boot = Boot::open(disk)?;
+    // Until all of it is there nothing may start what is half written.
+    boot.set_grub(&[("good", slot.other().letter())])?;
+    for name in boot.entries()? {
+        if name != entry_name(&old, false) {
+            boot.remove(&name)?;
+        }
+    }
+    source.write_root(&part_device(disk, slot.number()), told)?;
+    told.step(&format!("version {new} for the boot loaders"))?;
+    source.write_bios(&boot.0.at, slot.letter())?;
+    let draft = boot.0.at.join("EFI/Linux/new");
+    source.copy_uefi(&draft)?;
+    fs::rename(&draft, boot.0.at.join("EFI/Linux").join(entry_name(&new, true)))?;
+    let left = TRIES.to_string();
+    boot.set_grub(&[("good", slot.other().letter()), ("try", slot.letter()), ("left", &left)])?;
+    boot.0.end()?;
+    medium.end()
+}
+
+/// After a start: a new version that works is kept; one that does not is left by starting again.
+pub(super) async fn verdict() -> Result<()> {
+    if !is_installed() {
+        return Ok(());
+    }
+    let (disk, slot) = running()?;
+    let version = version()?;
+    let trial = {
+        let boot = Boot::open(&disk)?;
+        let trial = on_trial(&boot.entries()?, &boot.grub()?, &version, slot);
+        boot.0.end()?;
+        trial
+    };
+    let begin = Instant::now();
+    while let Err(error) = health().await {
+        if trial && begin.elapsed() > TRIAL {
+            eprintln!("elpis: version {version} does not work: {error:#}; starting again");
+            return join::systemctl(&["reboot"]);
+        }
+        sleep(LOOK * 4).await;
+    }
+    let boot = Boot::open(&disk)?;
+    let verdict = works(&boot.entries()?, &boot.grub()?, &version, slot);
+    for act in &verdict.acts {
+        match act {
+            Act::Rename { from, to } => boot.rename(from, to)?,
+            Act::Remove(name) => boot.remove(name)?,
+        }
+    }
+    if let Some(variables) = &verdict.grub {
+        let pairs: Vec<(&str, &str)> = variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        boot.set_grub(&pairs)?;
+    }
+    boot.0.end()?;
+    if trial {
+        println!("version {version} works: it is kept");
+    }
+    if let Some(failed) = verdict.fell_back {
+        let text = format!("version {failed} did not start; {version} runs again");
+        eprintln!("elpis: {text}");
+        fs::write(FELL_BACK, text).with_context(|| format!("cannot write {FELL_BACK}"))?;
+    }
+    Ok(())
+}
+
+/// The part that boot loaders read.
+struct Boot(Mounted);
+
+impl Boot {
+    fn open(disk: &str) -> Result<Boot> {
+        Ok(Boot(Mounted::new(&part_device(disk, 2), "boot", &["-t", "vfat", "-o", "umask=0077"])?))
+    }
+
+    fn entries(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.0.at.join("EFI/Linux")).context("the boot part has no EFI/Linux")? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let folder = self.0.at.join("EFI/Linux");
+        fs::rename(folder.join(from), folder.join(to)).with_context(|| format!("cannot rename {from}"))?;
+        Ok(File::open(folder)?.sync_all()?)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let folder = self.0.at.join("EFI/Linux");
+        fs::remove_file(folder.join(name)).with_context(|| format!("cannot remove {name}"))?;
+        Ok(File::open(folder)?.sync_all()?)
+    }
+
+    fn grub(&self) -> Result<BTreeMap<String, String>> {
+        let text = fs::read(self.0.at.join("grub/grubenv")).context("cannot read GRUB's variables")?;
+        Ok(read_grub(&String::from_utf8_lossy(&text)))
+    }
+
+    /// In place: GRUB itself writes this file where it lies.
+    fn set_grub(&self, pairs: &[(&str, &str)]) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let file = fs::OpenOptions::new().write(true).open(self.0.at.join("grub/grubenv"));
+        let file = file.context("cannot write GRUB's variables")?;
+        file.write_all_at(&grub_variables(pairs), 0)?;
+        Ok(file.sync_all()?)
+    }
+}
