@@ -16,7 +16,7 @@ help:
 	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"
 	@echo "make iso    the image: target/iso/elpis-VERSION.iso, boots from CD, USB stick or disk, BIOS or UEFI (as root)"
 	@echo "make iso-test  the same, packed quickly: target/iso/elpis-test.iso"
-	@echo "make test-iso  builds it and boots it: three machines joined by their screens, one lost (10 min)"
+	@echo "make test-iso  builds it and boots it: three machines joined by their screens, one lost; updates (30 min)"
 	@echo "make fuzz   5 minutes each of agent-file parser and Tentacle session, coverage-guided (SECONDS_EACH=300)"
 setup:
 	@scripts/setup
@@ -37,6 +37,7 @@ iso iso-test:
 	cargo build --release -p elpis --bin elpis
 	@iso/build target/release/elpis target/iso/elpis-$(if $(filter iso,$@),$(VERSION).iso release,test.iso test)
 test-iso: iso-test
+	@ELPIS_VERSION=$(VERSION).1 iso/build target/release/elpis target/iso/elpis-next.iso test
 	cargo test -p elpis-system-tests --test boot -- --include-ignored --nocapture
 bench: setup
 	cargo build --release -p elpis

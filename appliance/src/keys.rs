@@ -5,7 +5,7 @@ use crate::screen::Foot;
 
 /// Longest line that is taken.
 const LINE: usize = 160;
-const KEYS: &str = "a let a node in  j join  n network  i install  u update  r restart  p power off";
+const KEYS: &str = "a let in  j join  n network  i install  u update  r restart  p power off";
 
 /// A key, as far as the screen knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Asks {
             Asks::Nothing => Foot { text: said.to_vec(), keys: KEYS.to_owned() },
             Asks::Join(typed) => Foot {
                 text: vec![
-                    "Address and six words, as `let a node in` shows them on a member:".to_owned(),
+                    "Address and six words, as `let in` (a) shows them on a member:".to_owned(),
                     format!("> {typed}_"),
                 ],
                 keys: "Enter join   Esc back".to_owned(),

@@ -3,6 +3,7 @@
 //! Nothing here asks a node or changes the system: the binary does, with what this crate decides.
 
 pub mod answers;
+pub mod audit;
 pub mod disk;
 pub mod identity;
 pub mod install;

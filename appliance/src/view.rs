@@ -28,6 +28,8 @@ pub struct Facts {
     pub live: bool,
     /// It was started from a disk, whose state cannot be mounted.
     pub state_missing: bool,
+    /// What the last audit found, when all of it was well.
+    pub audit: Option<String>,
     /// An installation or an update: its name, and how far it is.
     pub work: Option<(&'static str, String)>,
     /// The first administrator's password, until somebody changes it.
@@ -162,6 +164,7 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
         lines.push(("State", "in memory: a restart loses it; i installs on a disk".to_owned()));
     }
     lines.extend(facts.work.clone());
+    lines.extend(facts.audit.clone().map(|found| ("Audit", found)));
     for problem in &facts.problems {
         lines.push(("Problem", problem.clone()));
     }

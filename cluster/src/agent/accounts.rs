@@ -24,6 +24,8 @@ const PLACE: &str = "database";
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Trouble that is over sooner is no event.
+const LASTS: Duration = Duration::from_secs(10);
 /// All accounts are made again this often, so that one which somebody dropped comes back.
 const RENEW: Duration = Duration::from_secs(300);
 /// Longest work on accounts.
@@ -171,6 +173,7 @@ pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
     let mut states = member.node.state();
     let mut led = 0;
     let mut renew_at = Instant::now();
+    let mut trouble = Trouble::default();
     loop {
         let view = member.node.raft_view();
         let mut pause = LOOK;
@@ -179,14 +182,22 @@ pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
             let all = std::mem::replace(&mut led, view.term) != view.term || Instant::now() >= renew_at;
             let outcome = turn(&agent, &member, view.term, all).await;
             match outcome {
-                Ok(()) if all => renew_at = Instant::now() + RENEW,
-                Ok(()) => {}
+                Ok(()) => {
+                    trouble = Trouble::default();
+                    if all {
+                        renew_at = Instant::now() + RENEW;
+                    }
+                }
                 Err(error) => {
                     (led, pause) = (if all { 0 } else { led }, AGAIN);
-                    say(&agent, &member, error);
+                    if trouble.is_news(&error, Instant::now()) {
+                        agent.note(None, "accounts", &error);
+                    }
+                    *locked(&member.accounts_error) = error;
                 }
             }
         } else {
+            trouble = Trouble::default();
             locked(&member.accounts_error).clear();
         }
         tokio::select! {
@@ -198,12 +209,22 @@ pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
     }
 }
 
-/// Keeps an error for the status; a new one is an event.
-fn say(agent: &Agent, member: &Member, error: String) {
-    let mut held = locked(&member.accounts_error);
-    if *held != error {
-        agent.note(None, "accounts", &error);
-        *held = error;
+/// Errors in a row. The status has each at once; an event is what lasts: a database that starts or moves refuses for a
+/// while.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Instant>,
+    told: String,
+}
+
+impl Trouble {
+    fn is_news(&mut self, error: &str, now: Instant) -> bool {
+        let lasts = now.duration_since(*self.since.get_or_insert(now)) >= LASTS;
+        let news = lasts && self.told != error;
+        if news {
+            error.clone_into(&mut self.told);
+        }
+        news
     }
 }
 
@@ -309,6 +330,14 @@ fn todo(state: &ClusterState, epoch: u64, all: bool) -> Todo {
 mod tests {
     use super::*;
     use crate::state::testing::live;
+
+    #[test]
+    fn only_trouble_that_lasts_is_an_event() {
+        let (mut trouble, start) = (Trouble::default(), Instant::now());
+        assert!(!trouble.is_news("no answer", start) && !trouble.is_news("refused", start + LASTS / 2));
+        assert!(trouble.is_news("refused", start + LASTS) && !trouble.is_news("refused", start + LASTS * 2));
+        assert!(trouble.is_news("other", start + LASTS * 2));
+    }
 
     #[test]
     fn what_is_to_be_done_follows_from_the_state() {

@@ -1,5 +1,6 @@
 //! `elpis appliance …`: what the units of an appliance run. `elpis_appliance` decides, this does it.
 
+mod audit;
 mod install;
 mod join;
 mod screen;
@@ -65,6 +66,7 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                         }
                         Appliance::WriteSlot => update::write(),
                         Appliance::Verdict => update::verdict().await,
+                        Appliance::Audit { json } => audit::run(*json),
                         Appliance::Reset => join::reset(),
                         Appliance::Screen => screen::run().await,
                         Appliance::Health => health().await,
@@ -191,6 +193,7 @@ async fn status(node: &Cluster) -> Option<Status> {
 fn facts() -> Facts {
     let name = Identity::read(Path::new(IDENTITY)).map(|identity| identity.name);
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let audit = audit::last();
     let password = fs::read_to_string(Path::new(STATE).join("admin.password")).ok();
     Facts {
         version: update::version().unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned()),
@@ -199,6 +202,7 @@ fn facts() -> Facts {
         live: !install::is_installed(),
         // Without it, nothing of before is there, and nothing may start.
         state_missing: install::is_installed() && !is_kept(&mounts, Path::new(STATE)),
+        audit: audit.clone().filter(|(passed, _)| *passed).map(|(_, found)| found),
         work: tools::progress().map(|progress| (progress.work.label(), progress.line())),
         password: password.map(|text| text.trim().to_owned()),
         problems: answers()
@@ -206,6 +210,7 @@ fn facts() -> Facts {
             .into_iter()
             .chain(join::failed())
             .chain(update::fell_back())
+            .chain(audit.iter().filter(|(passed, _)| !passed).map(|(_, found)| format!("audit: {found}")))
             .collect(),
     }
 }

@@ -137,6 +137,12 @@ pub(crate) enum Appliance {
     /// Keep a new version that works, leave one that does not (elpis-verdict.service)
     #[command(hide = true)]
     Verdict,
+    /// Compare this machine with what a hardened one looks like, a line a check (root)
+    Audit {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove everything but the machine's name, and start as on the first day (elpis-reset.service)
     #[command(hide = true)]
     Reset,

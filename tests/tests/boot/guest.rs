@@ -41,11 +41,10 @@ pub(crate) struct Guest {
     pub(crate) number: u8,
 }
 
-/// The image under test.
-fn image() -> PathBuf {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/iso/elpis-test.iso");
-    let image = std::env::var_os("ELPIS_ISO").map_or(default, PathBuf::from);
-    assert!(image.is_file(), "{} is not there: make iso-test builds it", image.display());
+/// An image under test.
+fn image(name: &str) -> PathBuf {
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/iso").join(name);
+    assert!(image.is_file(), "{} is not there: make iso-test and make test-iso build it", image.display());
     image
 }
 
@@ -62,37 +61,100 @@ impl Disk {
         file.as_file().set_len(12 << 30).unwrap();
         Disk(file)
     }
+
+    /// A copy; holes stay holes.
+    pub(crate) fn copy(&self) -> Disk {
+        let copy = Disk::new();
+        let done = Command::new("cp").arg("--sparse=always").args([self.0.path(), copy.0.path()]).status();
+        assert!(done.unwrap().success(), "no copy of a disk");
+        copy
+    }
+
+    /// Writes over the first megabyte of this slot, 0 or 1.
+    pub(crate) fn damage(&self, slot: u64) {
+        use std::os::unix::fs::FileExt;
+        // Parts begin at whole MiB: 1 of GRUB, 512 of the boot loaders, then the slots.
+        let begin = (1 + 1 + 512 + slot * 1_024) << 20;
+        self.0.as_file().write_all_at(&[0xaa; 1 << 20], begin).unwrap();
+    }
+
+    /// Names of the kernel images for UEFI.
+    pub(crate) fn versions(&self) -> String {
+        let image = format!("{}@@2M", self.0.path().display());
+        let done = Command::new("mdir").args(["-b", "-i", &image, "::/EFI/Linux"]).output();
+        String::from_utf8_lossy(&done.expect("mtools are installed by make setup").stdout).into_owned()
+    }
 }
 
 /// A machine that is not started yet.
 #[derive(Clone, Copy)]
 struct Machine<'a> {
     firmware: Firmware,
-    medium: bool,
+    medium: Option<&'a Path>,
     disk: Option<&'a Disk>,
+    /// What the firmware tries first.
+    first: First,
     place: Option<&'a Place>,
+    /// More options of the kernel: it is started without a boot loader.
+    options: Option<&'a str>,
     memory_mib: u32,
     processors: u32,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Medium,
+    Disk,
+}
+
+const MACHINE: Machine<'static> = Machine {
+    firmware: Firmware::Bios,
+    medium: None,
+    disk: None,
+    first: First::Medium,
+    place: None,
+    options: None,
+    memory_mib: 2048,
+    processors: 2,
+};
+
 impl Guest {
-    pub(crate) fn boot(firmware: Firmware) -> Guest {
-        Guest::with(firmware, true, None)
+    pub(crate) fn from_medium(firmware: Firmware, disk: Option<&Disk>) -> Guest {
+        Guest::start(Machine { firmware, medium: Some(&image("elpis-test.iso")), disk, ..MACHINE })
     }
 
-    pub(crate) fn with(firmware: Firmware, medium: bool, disk: Option<&Disk>) -> Guest {
-        Guest::start(Machine { firmware, medium, disk, place: None, memory_mib: 2048, processors: 2 })
+    /// From the medium, with options of the kernel.
+    pub(crate) fn told(options: &str, disk: &Disk) -> Guest {
+        let medium = image("elpis-test.iso");
+        Guest::start(Machine { medium: Some(&medium), disk: Some(disk), options: Some(options), ..MACHINE })
+    }
+
+    pub(crate) fn from_disk(firmware: Firmware, disk: &Disk) -> Guest {
+        Guest::start(Machine { firmware, disk: Some(disk), first: First::Disk, ..MACHINE })
+    }
+
+    /// From the disk; the next version is in the drive.
+    pub(crate) fn with_next(firmware: Firmware, disk: &Disk) -> Guest {
+        let medium = image("elpis-next.iso");
+        Guest::start(Machine {
+            firmware,
+            medium: Some(&medium),
+            disk: Some(disk),
+            first: First::Disk,
+            ..MACHINE
+        })
     }
 
     /// One of several on a wire, with an address of its own there.
     pub(crate) fn on(place: &Place) -> Guest {
+        let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24", place.number);
         Guest::start(Machine {
-            firmware: Firmware::Bios,
-            medium: true,
-            disk: None,
+            medium: Some(&image("elpis-test.iso")),
             place: Some(place),
+            options: Some(&options),
             memory_mib: 1536,
             processors: 1,
+            ..MACHINE
         })
     }
 
@@ -104,20 +166,35 @@ impl Guest {
         command
             .args(["-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", CPU])
             .args(["-smp", &machine.processors.to_string(), "-m", &machine.memory_mib.to_string()])
-            .args(["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "chardev:s", "-chardev"])
+            .args(["-display", "none", "-monitor", "none", "-serial", "chardev:s", "-chardev"])
             .arg(format!("socket,id=s,path={},server=on,wait=off,logfile={}", path("keys"), path("serial")));
-        if machine.medium {
-            let medium = format!("file={},media=cdrom,readonly=on,if=ide", image().display());
-            command.arg("-drive").arg(medium);
+        let (medium_at, disk_at) = if machine.first == First::Medium { (1, 2) } else { (2, 1) };
+        if let Some(medium) = machine.medium {
+            let medium = format!("file={},id=medium,media=cdrom,readonly=on,if=none", medium.display());
+            command.args([
+                "-drive",
+                &medium,
+                "-device",
+                &format!("ide-cd,drive=medium,bootindex={medium_at}"),
+            ]);
         }
         if let Some(Disk(file)) = machine.disk {
             // What the guest flushes is on the file when it is told so.
-            let disk = format!("file={},format=raw,if=virtio,cache=writeback", file.path().display());
-            command.arg("-drive").arg(disk);
+            let disk = format!("file={},id=disk,format=raw,if=none,cache=writeback", file.path().display());
+            command.args([
+                "-drive",
+                &disk,
+                "-device",
+                &format!("virtio-blk-pci,drive=disk,bootindex={disk_at}"),
+            ]);
+        }
+        if let (Some(options), Some(medium)) = (machine.options, machine.medium) {
+            let loader = extract(medium, folder.path());
+            command
+                .args(["-kernel", &path("live/vmlinuz"), "-initrd", &path("live/initrd.img"), "-append"])
+                .arg(format!("{loader} {options}"));
         }
         if let Some(place) = machine.place {
-            let loader = extract(folder.path());
-            let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24", place.number);
             command
                 .arg("-netdev")
                 .arg(format!(
@@ -126,9 +203,7 @@ impl Guest {
                     place.switch.display()
                 ))
                 .arg("-device")
-                .arg(format!("virtio-net-pci,netdev=w,romfile=,mac=52:54:00:09:00:{:02x}", place.number))
-                .args(["-kernel", &path("live/vmlinuz"), "-initrd", &path("live/initrd.img"), "-append"])
-                .arg(format!("{loader} {options}"));
+                .arg(format!("virtio-net-pci,netdev=w,romfile=,mac=52:54:00:09:00:{:02x}", place.number));
         }
         command
             // Nothing of the guest leaves this machine.
@@ -245,10 +320,10 @@ impl Drop for Guest {
 }
 
 /// Kernel and initrd of the image, as a boot loader would take them; returns the options that it would give.
-fn extract(to: &Path) -> String {
+fn extract(medium: &Path, to: &Path) -> String {
     std::fs::create_dir(to.join("live")).unwrap();
     let mut command = Command::new("xorriso");
-    command.args(["-osirrox", "on", "-indev"]).arg(image());
+    command.args(["-osirrox", "on", "-indev"]).arg(medium);
     for name in ["live/vmlinuz", "live/initrd.img", "boot/grub/grub.cfg"] {
         let local = to.join("live").join(Path::new(name).file_name().unwrap());
         command.args(["-extract", name]).arg(local);

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(60);
 #[test]
 fn a_machine_works_after_its_first_boot() {
     let Some(_machine) = machine() else { return };
-    let guest = Guest::boot(Firmware::Uefi);
+    let guest = Guest::from_medium(Firmware::Uefi, None);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "UEFI, from the medium", took);
     let screen = guest.screen();
@@ -45,7 +45,7 @@ fn a_machine_works_after_its_first_boot() {
 fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     let Some(_machine) = machine() else { return };
     let disk = Disk::new();
-    let guest = Guest::with(Firmware::Bios, true, Some(&disk));
+    let guest = Guest::from_medium(Firmware::Bios, Some(&disk));
     guest.until_screen("i installs on a disk", BOOT);
     guest.press("i", "vda           12 GB");
     guest.press("vda\r", "installing on vda");
@@ -56,7 +56,7 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     guest.press("p", "powering off");
     guest.until_off(SOON);
 
-    let guest = Guest::with(Firmware::Bios, false, Some(&disk));
+    let guest = Guest::from_disk(Firmware::Bios, &disk);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "BIOS, from the disk", took);
     let screen = guest.screen();
@@ -73,7 +73,7 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     send(&guest, "0.5");
     drop(guest);
 
-    let guest = Guest::with(Firmware::Uefi, false, Some(&disk));
+    let guest = Guest::from_disk(Firmware::Uefi, &disk);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "UEFI, from the disk, after a power cut", took);
     assert_eq!(guest.until_word("password ", SOON), password);
@@ -81,6 +81,61 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     guest.until("the file of before the power cut, and checks that go on", SOON, || {
         api.has("load", "0.5") && api.ran("loopback") > newest
     });
+}
+
+#[test]
+#[ignore = "8 minutes of emulation: make test-iso"]
+fn an_update_is_taken_and_a_broken_one_is_left_by_uefi() {
+    is_updated(Firmware::Uefi);
+}
+
+#[test]
+#[ignore = "8 minutes of emulation: make test-iso"]
+fn an_update_is_taken_and_a_broken_one_is_left_by_bios() {
+    is_updated(Firmware::Bios);
+}
+
+fn is_updated(firmware: Firmware) {
+    let Some(_machine) = machine() else { return };
+    let disk = Disk::new();
+    let begin = Instant::now();
+    Guest::told("elpis.name=north elpis.install=auto", &disk).until_off(BOOT);
+    println!("installed without hands in {:.0} s from power-on", begin.elapsed().as_secs_f64());
+
+    let guest = Guest::with_next(firmware, &disk);
+    guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    let password = guest.until_word("password ", SOON);
+    let old = guest.until_word("Elpis ", SOON);
+    send(&guest, "0.25");
+    guest.press("u", "u again does it");
+    guest.press("u", "the medium is looked at");
+    let begin = Instant::now();
+    guest.until_screen("Update    on vda done", BOOT);
+    println!("{firmware:?}: update written in {:.0} s", begin.elapsed().as_secs_f64());
+    guest.press("p", "p again does it");
+    guest.press("p", "powering off");
+    guest.until_off(SOON);
+    // The same disk with a new version that cannot run.
+    let broken = disk.copy();
+    broken.damage(1);
+
+    let guest = Guest::from_disk(firmware, &disk);
+    guest.until_screen(&format!("Elpis {old}.1"), BOOT);
+    let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    said(&guest, &format!("{firmware:?}, the new version"), took);
+    let api = Api::sign_in(&guest, &password);
+    assert!(api.has("load", "0.25"), "the old version's values");
+    let kept = format!("elpis_{old}.1.efi");
+    guest.until("it is kept", SOON, || disk.versions().contains(&kept));
+    drop(guest);
+
+    let guest = Guest::from_disk(firmware, &broken);
+    let took = guest.until_screen(&format!("version {old}.1 did not start; {old} runs again"), BOOT * 2);
+    said(&guest, &format!("{firmware:?}, three starts of a broken version and the old one"), took);
+    guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    let api = Api::sign_in(&guest, &password);
+    assert!(api.has("load", "0.25"), "the old version's values");
+    guest.until("it is not tried again", SOON, || !broken.versions().contains(&format!("{old}.1")));
 }
 
 /// The right to start a machine; `None` where none can be.

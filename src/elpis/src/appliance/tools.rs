@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Also where what is written is mounted meanwhile.
-pub(super) const WORK: &str = "/run/elpis-install";
-const PROGRESS: &str = "/run/elpis-install/progress.json";
+pub(super) const WORK: &str = "/run/elpis-appliance";
+const PROGRESS: &str = "/run/elpis-appliance/progress.json";
 
 /// How far the last work on a disk is; `None` = there was none since the start.
 pub(super) fn progress() -> Option<Progress> {

@@ -18,7 +18,7 @@ pub(super) const UNIT: &str = "elpis-update.service";
 /// What this image calls itself.
 const VERSION: &str = "/usr/share/elpis/version";
 /// A version that did not work, for the screen.
-const FELL_BACK: &str = "/run/elpis-install/fell-back";
+const FELL_BACK: &str = "/run/elpis-appliance/fell-back";
 /// So long a new version has to work: joining and catching up included.
 const TRIAL: Duration = Duration::from_secs(900);
 
