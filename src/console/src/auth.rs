@@ -192,6 +192,16 @@ async fn try_sign_in(app: &App, name: &str, password: String, address: &str) -> 
         let text = format!("Too many failed tries. Wait {} min, then try again.", seconds / 60 + 1);
         return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, text));
     }
+    let done = look_up(app, name, password, address, now).await;
+    match &done {
+        Ok(_) => app.limiter.succeeded(address, name),
+        Err(refused) if refused.status == StatusCode::UNAUTHORIZED => {}
+        Err(_) => app.limiter.said_nothing(address, name),
+    }
+    done
+}
+
+async fn look_up(app: &App, name: &str, password: String, address: &str, now: i64) -> Result<Token, Refused> {
     let user = app.db.store()?.user(name).await?;
     let _permit = app.hashing.acquire().await.map_err(|_| Refused::unavailable("the console is stopping"))?;
     let known = user.as_ref().map_or_else(|| NOBODY.clone(), |user| user.password.expose().to_owned());
@@ -210,7 +220,6 @@ async fn try_sign_in(app: &App, name: &str, password: String, address: &str) -> 
     };
     let session = &session;
     app.db.write(|store, writer| async move { store.open_session(&writer, session).await }).await?;
-    app.limiter.succeeded(address, name);
     app.sessions.remember(session.token, &user.name, session.expires);
     Ok(token)
 }

@@ -54,6 +54,16 @@ impl Limiter {
         Ok(())
     }
 
+    /// The try said nothing about the password: a database that moves must lock nobody out.
+    pub(crate) fn said_nothing(&self, address: &str, name: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, _) in keys(address, name) {
+            if let Some((_, tries)) = failures.get_mut(&key) {
+                *tries = tries.saturating_sub(1);
+            }
+        }
+    }
+
     /// The password was right.
     pub(crate) fn succeeded(&self, address: &str, name: &str) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,6 +76,16 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tries_that_said_nothing_lock_nobody_out() {
+        let limiter = Limiter::default();
+        for _ in 0..PER_NAME * 2 {
+            assert_eq!(limiter.begin("1.2.3.4", "admin", 1000), Ok(()));
+            limiter.said_nothing("1.2.3.4", "admin");
+        }
+        limiter.said_nothing("1.2.3.4", "nobody");
+    }
 
     #[test]
     fn an_address_and_a_name_are_held_back_and_let_in_again() {

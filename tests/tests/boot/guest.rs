@@ -145,9 +145,9 @@ impl Guest {
         })
     }
 
-    /// One of several on a wire, with an address of its own there.
-    pub(crate) fn on(place: &Place) -> Guest {
-        let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24", place.number);
+    /// One of several on a wire, with an address of its own there. `more`: further options of the kernel.
+    pub(crate) fn on(place: &Place, more: &str) -> Guest {
+        let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24 {more}", place.number);
         Guest::start(Machine {
             medium: Some(&image("elpis-test.iso")),
             place: Some(place),
