@@ -37,8 +37,6 @@ pub(crate) struct Guest {
     /// Ports of the loopback that lead to the guest's.
     pub(crate) console: u16,
     pub(crate) tentacle: u16,
-    /// Its place on the wire; 0 = none.
-    pub(crate) number: u8,
 }
 
 /// An image under test.
@@ -227,8 +225,7 @@ impl Guest {
         let errors = std::fs::File::create(path("errors")).unwrap();
         let qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
         let qemu = qemu.expect("qemu-system-x86 is installed by make setup");
-        let number = machine.place.map_or(0, |place| place.number);
-        Guest { qemu, folder, started: Instant::now(), console, tentacle, number }
+        Guest { qemu, folder, started: Instant::now(), console, tentacle }
     }
 
     /// Waits until the machine has powered itself off.

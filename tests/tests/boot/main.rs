@@ -140,6 +140,50 @@ fn is_updated(firmware: Firmware) {
     guest.until("it is not tried again", SOON, || !broken.versions().contains(&format!("{old}.1")));
 }
 
+/// At any moment, also while it starts; files are sent all the time.
+#[test]
+#[ignore = "2 minutes of emulation a cut: make test-iso"]
+fn the_power_is_cut_again_and_again() {
+    let Some(_machine) = machine() else { return };
+    let cuts: u32 = std::env::var("ELPIS_POWER_CUTS").map_or(5, |text| text.parse().unwrap());
+    let disk = Disk::new();
+    Guest::told("elpis.install=auto", &disk).until_off(BOOT);
+    let guest = Guest::from_disk(Firmware::Bios, &disk);
+    guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    let password = guest.until_word("password ", SOON);
+    drop(guest);
+    let mut accepted = 0;
+    for cut in 0..cuts {
+        let firmware = if cut % 2 == 0 { Firmware::Uefi } else { Firmware::Bios };
+        // Where it falls is told by the run: 1, 4, 7 … while it starts.
+        if cut % 3 == 1 {
+            let guest = Guest::from_disk(firmware, &disk);
+            std::thread::sleep(Duration::from_secs(u64::from(15 + cut * 7 % 30)));
+            println!(
+                "cut {cut}, while it starts: {}",
+                guest.screen().lines().nth(2).unwrap_or_default().trim()
+            );
+            continue;
+        }
+        let guest = Guest::from_disk(firmware, &disk);
+        let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+        let api = Api::sign_in(&guest, &password);
+        guest.until("what was accepted before the cut", SOON, || api.number("load") >= accepted);
+        let begin = Instant::now();
+        let until = Duration::from_secs(u64::from(3 + cut * 5 % 17));
+        while begin.elapsed() < until {
+            send(&guest, &format!("{}", accepted + 1));
+            accepted += 1;
+        }
+        println!("cut {cut}: {} files accepted; {:.0} s from power-on to work", accepted, took.as_secs_f64());
+    }
+    let guest = Guest::from_disk(Firmware::Bios, &disk);
+    guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    let api = Api::sign_in(&guest, &password);
+    guest.until("what was accepted before the last cut", SOON, || api.number("load") >= accepted);
+    assert!(accepted > 0, "nothing was accepted: this shows nothing");
+}
+
 /// The right to start a machine; `None` where none can be.
 fn machine() -> Option<MutexGuard<'static, ()>> {
     if let Ok(why) = std::env::var("ELPIS_NO_BOOT") {
@@ -275,6 +319,16 @@ impl Api<'_> {
         let rows = modules.as_array().cloned().unwrap_or_default();
         rows.iter()
             .any(|row| row["name"] == name && row["value"].as_str().is_some_and(|v| v.starts_with(value)))
+    }
+
+    /// A module's value; 0 = none.
+    fn number(&self, name: &str) -> u32 {
+        let modules = self.get("/api/v1/modules");
+        let rows = modules.as_array().cloned().unwrap_or_default();
+        let row = rows.iter().find(|row| row["name"] == name);
+        let value = row.and_then(|row| row["value"].as_str()?.parse::<f64>().ok()).unwrap_or(0.0);
+        // A whole number that this test sent.
+        format!("{value:.0}").parse().unwrap_or(0)
     }
 
     /// When a module ran last, Unix seconds; 0 = never.

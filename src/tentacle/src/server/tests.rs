@@ -130,6 +130,25 @@ async fn transcripts_over_a_socket_and_files_over_tls() {
 }
 
 #[tokio::test]
+async fn who_comes_without_tls_from_a_network_that_is_not_named_is_refused() {
+    let mut server = prepare("a");
+    server.config.plain_from = vec![([10, 0, 0, 0].into(), 8)];
+    let map = watch::Sender::new(map_of(&[&server], 1, 1));
+    let stop = CancellationToken::new();
+    server.start(1, &map, &stop);
+    let mut stream = open(server.address).await;
+    stream.write_all(b"SEND <hello.data> SIZE 1\n").await.unwrap();
+    // The connection ends without a word of the protocol.
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said).await;
+    assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    let secured = server.client(Tls::Unverified);
+    client::send_contents(&secured, &[("t.data".into(), b"x".to_vec())]).await.unwrap();
+    assert_eq!(server.spool().entries(5).unwrap().len(), 1);
+    stop.cancel();
+}
+
+#[tokio::test]
 async fn two_copies_deletion_on_both_and_take_over() {
     let (a, b) = (prepare("a"), prepare("b"));
     let map = watch::Sender::new(map_of(&[&a, &b], 2, 1));
