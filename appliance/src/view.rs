@@ -117,12 +117,9 @@ fn no_master(status: &Status) -> (Level, String) {
         all if all == missing.len() => (String::new(), " and "),
         some => (format!("{some} of "), ", "),
     };
-    let text = format!(
-        "Waiting for {needed} more {nodes}: has {}, needs {of}{}",
-        there.join(", "),
-        missing.join(or)
-    );
-    (Level::Bad, text)
+    // One that only follows, so far, is not counted.
+    let has = if there.is_empty() { String::new() } else { format!("has {}, ", there.join(", ")) };
+    (Level::Bad, format!("Waiting for {needed} more {nodes}: {has}needs {of}{}", missing.join(or)))
 }
 
 /// The lines below it: a name and a value each.
@@ -264,6 +261,10 @@ mod tests {
             headline(&facts(), Some(&five)).1,
             "Waiting for 2 more nodes: has a, needs 2 of b, c, d, e"
         );
+        let mut newcomer = works(&["kite-4412", "heron-9021"], 0);
+        newcomer.nodes[0].voter = false;
+        (newcomer.master, newcomer.majority) = (None, missing(&["heron-9021"]));
+        assert_eq!(headline(&facts(), Some(&newcomer)).1, "Waiting for 1 more node: needs heron-9021");
         let early = Status { master: None, ..three.clone() };
         assert_eq!(headline(&facts(), Some(&early)).0, Level::Starting, "an election may be on");
         let given_up = Status { state: "given-up".into(), reason: "reset it".into(), ..Status::default() };

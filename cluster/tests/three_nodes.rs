@@ -27,12 +27,15 @@ async fn until(what: &str, mut wanted: impl FnMut() -> bool) -> Duration {
 
 /// Admits one more node through `first` and starts it, as a joining node would.
 async fn grow(first: &RaftNode, folder: &Path, name: &str) -> (RaftNode, Config) {
-    let config = config(folder, name);
+    start_admitted(first, config(folder, name)).await
+}
+
+async fn start_admitted(first: &RaftNode, config: Config) -> (RaftNode, Config) {
     let mut identity = Identity::open(&config.data_dir).unwrap();
     let uuid = elpis_cluster::identity::new_uuid().unwrap();
     let admit = Command::AdmitNode {
         uuid: uuid.clone(),
-        name: name.to_owned(),
+        name: config.name.clone(),
         spki: identity.spki.clone(),
         address: config.advertise.clone(),
         spool_address: String::new(),
@@ -113,6 +116,50 @@ async fn a_commit_survives_the_leader_and_a_restart() {
     let alone = back.propose(Command::Assign { shards: vec![(9, second.id())] });
     assert!(tokio::time::timeout(LIMIT, alone).await.unwrap().is_err());
     back.shutdown().await;
+}
+
+/// Stands before a node: the first answer of each connection comes late, as from a machine that is slow at cryptography
+/// or from far away.
+async fn slow_at_first(to: std::net::SocketAddr, late: Duration) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(to).await?;
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                    (client.into_split(), server.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+                from_server.readable().await?;
+                tokio::time::sleep(late).await;
+                tokio::io::copy(&mut from_server, &mut to_client).await
+            });
+        }
+    });
+    address
+}
+
+/// Longer than any question waits: each one that gives up must not throw the handshake away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_handshake_is_finished_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let first_config = config(folder.path(), "n1");
+    let mut identity = Identity::open(&first_config.data_dir).unwrap();
+    let first = RaftNode::init_cluster(first_config, &mut identity, "test").await.unwrap();
+    let mut slow = config(folder.path(), "n2");
+    slow.advertise = slow_at_first(slow.listen, Duration::from_millis(1_500)).await;
+    let (second, _) = start_admitted(&first, slow).await;
+    second.on_call(|_, _, body| async move { Ok(body) });
+    let (begin, mut given_up) = (Instant::now(), 0);
+    while first.call(second.id(), "echo", b"x".to_vec()).await.is_err() {
+        given_up += 1;
+        assert!(begin.elapsed() < LIMIT, "no answer after {given_up} questions");
+    }
+    assert!(given_up > 0, "the handshake was not slow: this shows nothing");
+    let state = |node: &RaftNode| node.state().borrow().nodes.len();
+    until("the slow node follows", || state(&second) == state(&first)).await;
+    first.shutdown().await;
+    second.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -38,7 +39,17 @@ pub enum Lane {
     Call,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<TlsStream<TcpStream>>>>;
+/// A connection to a member. Making one goes on when the question that wanted it is given up: where the network or a
+/// processor needs longer for a handshake than a question may take, there would never be one.
+#[derive(Debug, Default)]
+enum Link {
+    #[default]
+    None,
+    Making(JoinHandle<Result<TlsStream<TcpStream>, NetError>>),
+    Made(Box<TlsStream<TcpStream>>),
+}
+
+type Slot = Arc<tokio::sync::Mutex<Link>>;
 
 /// Connections to the other members.
 #[derive(Debug)]
@@ -170,7 +181,7 @@ impl Peers {
     /// # Errors
     /// When there is none, or it is a refusal.
     pub(crate) async fn ask(
-        &self,
+        self: &Arc<Self>,
         node: u64,
         lane: Lane,
         kind: Kind,
@@ -184,24 +195,34 @@ impl Peers {
         let asking = async {
             let mut kept = slot.lock().await;
             // Taken out while it is used: a question given up half-way must not leave its answer for the next one.
-            if let Some(mut stream) = kept.take() {
+            if let Link::Made(_) = &*kept
+                && let Link::Made(mut stream) = std::mem::take(&mut *kept)
+            {
                 match exchange(&mut stream, kind, body).await {
                     Ok(answer) => {
-                        *kept = Some(stream);
+                        *kept = Link::Made(stream);
                         return Ok(answer);
                     }
                     // The member restarted, most likely. Asking again is harmless for every kind on a kept lane.
                     Err(error) => tracing::debug!(node, %error, "connection ended, making a new one"),
                 }
             }
-            let mut stream = self.connect(node).await?;
+            if !matches!(&*kept, Link::Making(_)) {
+                let peers = Arc::clone(self);
+                *kept = Link::Making(tokio::spawn(async move { peers.connect(node).await }));
+            }
+            let Link::Making(making) = &mut *kept else { return Err(NetError::Timeout(node)) };
+            // Given up here, it stays in its place.
+            let made = making.await;
+            *kept = Link::None;
+            let mut stream = made.map_err(|_| NetError::Timeout(node))??;
             let answer = exchange(&mut stream, kind, body).await;
             let answer = answer.map_err(|e| NetError::Unreachable {
                 node,
                 address: String::new(),
                 why: e.to_string(),
             })?;
-            *kept = Some(stream);
+            *kept = Link::Made(Box::new(stream));
             Ok(answer)
         };
         let (kind, body) = tokio::time::timeout(ttl, asking).await.map_err(|_| NetError::Timeout(node))??;

@@ -5,7 +5,7 @@ use crate::identity::Peer;
 use crate::network::Kind;
 use crate::raft_node::{ASK, PIN, call_frame};
 use crate::state::{MAX_NODES, NodeState};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most members asked about a key, and the least time between two such questions.
@@ -15,7 +15,7 @@ const RELAY_PAUSE: Duration = Duration::from_millis(200);
 impl Peers {
     /// Asks the members that this node knows who holds the key: one that was admitted while this node was away may lead
     /// by now. Each is trusted as far as its own key is; one that knows of a removal outweighs all others.
-    pub(crate) async fn learn(&self, spki: &str) -> Option<u64> {
+    pub(crate) async fn learn(self: &Arc<Self>, spki: &str) -> Option<u64> {
         {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             // Strangers must not make this node ask without end.
