@@ -59,8 +59,9 @@ pub(super) async fn order(node: &Cluster, choice: &Choice) -> Result<String> {
 pub(super) fn runs() -> bool {
     let asked =
         Command::new("systemctl").args(["is-active", &format!("{UNIT}*"), super::update::UNIT]).output();
-    asked
-        .is_ok_and(|said| String::from_utf8_lossy(&said.stdout).lines().any(|line| line.starts_with("activ")))
+    asked.is_ok_and(|said| {
+        String::from_utf8_lossy(&said.stdout).lines().any(|line| line == "active" || line == "activating")
+    })
 }
 
 /// Prints how far it is until it is over.
