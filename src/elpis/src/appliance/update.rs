@@ -67,12 +67,15 @@ fn write_slot(disk: &str, slot: Slot, told: &mut Told) -> Result<()> {
         "the medium has version {new}, this machine runs {old}: only a newer one is taken"
     );
     let boot = Boot::open(disk)?;
+    let (kept, entries) = (entry_name(&old, false), boot.entries()?);
+    ensure!(
+        entries.contains(&kept),
+        "version {old} has not shown yet that it works, and is needed when {new} does not: try again when this node works"
+    );
     // Until all of it is there nothing may start what is half written.
     boot.set_grub(&[("good", slot.other().letter())])?;
-    for name in boot.entries()? {
-        if name != entry_name(&old, false) {
-            boot.remove(&name)?;
-        }
+    for name in entries.iter().filter(|name| **name != kept) {
+        boot.remove(name)?;
     }
     source.write_root(&part_device(disk, slot.number()), told)?;
     told.step(&format!("version {new} for the boot loaders"))?;
