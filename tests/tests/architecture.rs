@@ -9,7 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("elpis-monitor", &[]),
     ("elpis-tentacle", &["elpis-watch"]),
     ("elpis-cluster", &["elpis-watch"]),
-    ("elpis-appliance", &["elpis-cluster"]),
+    ("elpis-appliance", &["elpis-watch", "elpis-cluster"]),
     ("elpis-sim", &["elpis-cluster", "elpis-watch"]),
     ("elpis-database", &["elpis-cluster", "elpis-watch"]),
     ("elpis-agentxml", &["elpis-monitor"]),
