@@ -69,8 +69,10 @@ pub(super) async fn follow() -> Result<()> {
     let mut shown = String::new();
     loop {
         sleep(LOOK).await;
+        // Looked at first: a unit that ends now has written before how it ended.
+        let runs = runs();
         let Some(progress) = progress() else {
-            ensure!(runs(), "the installation did not start: its reason is in the journal");
+            ensure!(runs, "the installation did not start: its reason is in the journal");
             continue;
         };
         let line = progress.line();
@@ -81,7 +83,7 @@ pub(super) async fn follow() -> Result<()> {
         if progress.is_done() {
             return Ok(());
         }
-        ensure!(progress.runs() && runs(), "{}", progress.line());
+        ensure!(progress.runs() && runs, "{}", progress.line());
     }
 }
 
