@@ -1,6 +1,7 @@
 //! The database of the faults, with an administrator's hands: its commits can be made to hang.
 
 use super::World;
+use std::collections::BTreeSet;
 use std::process::Command;
 
 /// What a connection is in while its COMMIT waits: the first of them in the binary log, the others behind it.
@@ -29,13 +30,11 @@ impl World {
         self.sql("SET GLOBAL rpl_semi_sync_master_enabled=0");
     }
 
-    /// Id of the first node whose network server has a COMMIT that waits.
-    pub(crate) fn in_commit(&self) -> Option<u64> {
+    /// Ids of the nodes whose network servers have a COMMIT that waits.
+    pub(crate) fn in_commit(&self) -> BTreeSet<u64> {
         let users = format!(
-            "SELECT USER FROM information_schema.PROCESSLIST WHERE USER LIKE '%-network' AND INFO='COMMIT' AND {HANGS} \
-             ORDER BY USER LIMIT 1"
+            "SELECT USER FROM information_schema.PROCESSLIST WHERE USER LIKE '%-network' AND INFO='COMMIT' AND {HANGS}"
         );
-        let user = self.sql(&users);
-        user.split('-').nth(2)?.parse().ok()
+        self.sql(&users).lines().map(|user| user.split('-').nth(2).unwrap().parse().unwrap()).collect()
     }
 }
