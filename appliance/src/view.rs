@@ -71,11 +71,14 @@ pub fn headline(facts: &Facts, status: Option<&Status>) -> (Level, String) {
     if !database.is_some_and(|database| database.ready) {
         return step(4, "the database");
     }
+    let mine = mine(status);
+    if let Some(node) = mine.filter(|node| !node.unfit.is_empty()) {
+        return (Level::Bad, format!("This node cannot work: {}", node.unfit));
+    }
     if status.shards.owned < status.shards.total {
         let (owned, total) = (status.shards.owned, status.shards.total);
         return step(5, &format!("the work is given out, {owned} of {total} shards"));
     }
-    let mine = mine(status);
     let late = mine.and_then(|node| node.services.iter().find(|(_, state)| *state != "up"));
     if let Some((service, _)) = late {
         return step(6, &format!("the {service}"));
@@ -272,6 +275,12 @@ mod tests {
         let mut weak = three;
         (weak.can_lose, weak.reason) = (0, "wren-1177 is down".into());
         assert_eq!(headline(&facts(), Some(&weak)).1, "Working, can lose 0 nodes: wren-1177 is down");
+        let mut unfit = works(&["kite-4412"], 0);
+        (unfit.nodes[0].unfit, unfit.shards.owned) = ("data server: no table".into(), 0);
+        assert_eq!(
+            headline(&facts(), Some(&unfit)),
+            (Level::Bad, "This node cannot work: data server: no table".to_owned())
+        );
         let two = works(&["kite-4412", "heron-9021"], 0);
         assert_eq!(headline(&facts(), Some(&two)).1, "Working, can lose 0 nodes: add one more");
     }

@@ -3,6 +3,7 @@
 mod act;
 mod kept;
 mod purging;
+mod settling;
 mod verifying;
 
 use crate::copy::{self, Copying};
@@ -17,6 +18,7 @@ use elpis_cluster::agent::database::{Context, Events, GateOrders, Login, Task, T
 use elpis_cluster::database::{Action, Local, Memory, Order, Report, Room, supervise};
 use elpis_watch::{NodeId, Traffic};
 use purging::Purging;
+use settling::Settling;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +66,7 @@ pub async fn run(config: Config, mut wires: Wires) {
     let (given, copies_given) = watch::channel(copy::Given::default());
     let copies = tokio::spawn(copy::serve(config.clone(), folder.clone(), given, wires.stop.clone()));
     let purging = Purging::new(&folder, copies_given);
+    let settling = Settling::new(folder.data());
     let disk = disk::Watch::new(&folder, &config.data, config.reserve_bytes, wires.events.clone());
     let mut supervisor = Supervisor {
         server: Server::find(folder.clone()),
@@ -84,6 +87,7 @@ pub async fn run(config: Config, mut wires: Wires) {
         copying: None,
         verifying: Verifying::default(),
         purging,
+        settling,
         disk,
         applied_again: None,
         accounts: None,
@@ -118,6 +122,7 @@ struct Supervisor {
     /// Whether the copy's rows are the primary's, since it last began to follow.
     verifying: Verifying,
     purging: Purging,
+    settling: Settling,
     disk: disk::Watch,
     applied_again: Option<Instant>,
     /// Accounts that are being made, or are there.
@@ -199,6 +204,7 @@ impl Supervisor {
             self.provide_accounts(&task.context).await;
             let short = self.disk.room() >= Room::Critical;
             self.purging.step(task.applied.as_ref(), self.seen && self.known.is_some(), short).await;
+            self.settling.step(Instant::now()).await;
             tokio::select! {
                 () = wires.stop.cancelled() => return,
                 () = sleep(pause) => {}
