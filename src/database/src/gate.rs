@@ -42,9 +42,12 @@ const CONNECTIONS: usize = 512;
 const GUESTS: usize = 64;
 /// Time for a connection, a handshake and the words at its begin.
 const BEGIN: Duration = Duration::from_secs(5);
-/// A connection that comes while no primary is open is held for so long before it is closed.
+/// A connection that comes while no primary is open is held for so long before it is closed, here and at the gate that
+/// it was brought to: who asks again costs a handshake each time, and a hundred wait after a failover.
 const WAIT: Duration = Duration::from_secs(2);
+/// Pauses between two tries; the next one is twice as long, and none lasts longer than what is allowed stays the same.
 const LOOK: Duration = Duration::from_millis(20);
+const LOOK_MOST: Duration = Duration::from_millis(320);
 /// Rights of the socket for the servers: owner and group.
 const MODE: u32 = 0o660;
 /// ALPN of a gate.
@@ -236,10 +239,37 @@ fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io:
     std::io::Error::other(error)
 }
 
+/// Tries again, less and less often.
+struct Patience {
+    begin: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { begin: Instant::now(), pause: LOOK }
+    }
+
+    /// Waits for the next try, or for a change; the error when it was tried for long enough.
+    async fn wait(
+        &mut self,
+        changed: impl Future<Output = ()>,
+        error: std::io::Error,
+    ) -> std::io::Result<()> {
+        if self.begin.elapsed() > WAIT {
+            return Err(error);
+        }
+        let _ = timeout(self.pause, changed).await;
+        self.pause = (self.pause * 2).min(LOOK_MOST);
+        Ok(())
+    }
+}
+
 /// A server of this node wants the primary.
 async fn from_server(shared: Arc<Shared>, stream: UnixStream) -> std::io::Result<()> {
-    let begin = Instant::now();
+    let mut patience = Patience::new();
     loop {
+        let changed = shared.table.changed();
         let mut why = other("the nodes run no database");
         if let Some((primary, epoch)) = shared.primary() {
             // Our own words are needed twice when the primary is here: as the one who asks, and as the one who serves.
@@ -261,10 +291,7 @@ async fn from_server(shared: Arc<Shared>, stream: UnixStream) -> std::io::Result
                 },
             }
         }
-        if begin.elapsed() > WAIT {
-            return Err(why);
-        }
-        sleep(LOOK).await;
+        patience.wait(changed, why).await?;
     }
 }
 
@@ -284,14 +311,14 @@ async fn from_replica(shared: Arc<Shared>, stream: TcpStream) -> std::io::Result
         return Err(other("this node's server has no source now"));
     };
     let Some(place) = shared.table.open(Kind::Follow { source }) else { return Ok(()) };
-    let begin = Instant::now();
+    let mut patience = Patience::new();
     let work = async {
         loop {
+            let changed = shared.table.changed();
             match shared.peer(source, Ask::Replication).await {
                 Ok(peer) => return relay(stream, peer, None::<&Shared>).await,
-                Err(error) if begin.elapsed() > WAIT => return Err(error),
                 // MariaDB itself would wait for a second before its next try.
-                Err(_) => sleep(LOOK).await,
+                Err(error) => patience.wait(changed, error).await?,
             }
         }
     };
@@ -332,7 +359,7 @@ async fn from_peer(
         Ask::Replication => Kind::Feed { node },
         Ask::Copy => Kind::Copy,
     };
-    let Some(place) = shared.table.open(kind) else {
+    let Some(place) = shared.table.opened(kind, WAIT).await else {
         return wire::reply(&mut stream, Answer::Refused).await;
     };
     let serving = matches!(ask, Ask::Statements { .. }).then_some(&*shared);

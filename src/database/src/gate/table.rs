@@ -4,8 +4,12 @@ use elpis_watch::{NodeId, Traffic};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{Error, ErrorKind, Result};
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// What a connection carries.
@@ -39,6 +43,8 @@ fn permits(kind: Kind, traffic: &Traffic, epoch: u64) -> bool {
 pub(super) struct Table {
     inner: Mutex<Inner>,
     closed: Notify,
+    /// What is allowed has changed.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +95,31 @@ impl Table {
         Some(Place { table: self, number, cut })
     }
 
+    /// A place as soon as it is allowed. `None`: not within the limit, or never again.
+    pub(super) async fn opened(&self, kind: Kind, limit: Duration) -> Option<Place<'_>> {
+        let waits = async {
+            loop {
+                let changed = self.changed();
+                if let Some(place) = self.open(kind) {
+                    return Some(place);
+                }
+                if matches!(kind, Kind::Reach { epoch } | Kind::Serve { epoch } if epoch < self.lock().epoch)
+                {
+                    return None;
+                }
+                changed.await;
+            }
+        };
+        timeout(limit, waits).await.ok().flatten()
+    }
+
+    /// Ends at the next change of what is allowed: counted from this call, not from the first look at the future.
+    pub(super) fn changed(&self) -> Pin<Box<Notified<'_>>> {
+        let mut changed = Box::pin(self.changed.notified());
+        changed.as_mut().enable();
+        changed
+    }
+
     /// Pause of a statement, milliseconds.
     pub(super) fn slow_ms(&self) -> u32 {
         self.lock().traffic.slow_ms
@@ -102,12 +133,14 @@ impl Table {
     /// From now on. Returns when nothing is open any more that is not allowed.
     pub(super) async fn allow(&self, traffic: Traffic) {
         self.lock().traffic = traffic;
+        self.changed.notify_waiters();
         self.cut().await;
     }
 
     /// The database is in this epoch.
     pub(super) async fn in_epoch(&self, epoch: u64) {
         self.lock().epoch = epoch;
+        self.changed.notify_waiters();
         self.cut().await;
     }
 
@@ -134,8 +167,6 @@ impl Table {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::time::Duration;
-    use tokio::time::timeout;
 
     #[tokio::test]
     async fn an_order_is_obeyed_when_nothing_of_the_old_one_is_open() {
@@ -165,6 +196,22 @@ mod tests {
         assert!(table.open(Kind::Serve { epoch: 4 }).is_none(), "the map does not know it yet");
         table.in_epoch(4).await;
         assert!(table.open(Kind::Serve { epoch: 4 }).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_comes_early_waits_and_who_comes_late_is_refused_at_once() {
+        let table = Table::default();
+        table.in_epoch(3).await;
+        let long = Duration::from_secs(3600);
+        let wanted = table.opened(Kind::Serve { epoch: 4 }, long);
+        let opens = async {
+            table.in_epoch(4).await;
+            tokio::task::yield_now().await;
+            table.allow(Traffic { number: 1, serve: Some(4), ..Traffic::default() }).await;
+        };
+        assert!(tokio::join!(wanted, opens).0.is_some());
+        assert!(table.opened(Kind::Serve { epoch: 3 }, long).await.is_none(), "it does not come back");
+        assert!(table.opened(Kind::Serve { epoch: 5 }, Duration::from_millis(20)).await.is_none());
     }
 
     #[test]
