@@ -5,7 +5,7 @@ use crate::screen::Foot;
 
 /// Longest line that is taken.
 const LINE: usize = 160;
-const KEYS: &str = "a let in  j join  n network  i install  u update  r restart  p power off";
+const KEYS: &str = "a let in  j join  n network  i install  u update  w password  r restart  p off";
 
 /// A key, as far as the screen knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum Deed {
     Update,
     /// The address of this line, or `dhcp`.
     Network(String),
+    /// A new password for the administrator, who lost it.
+    Password,
     Restart,
     PowerOff,
     /// What the last order said is read.
@@ -61,11 +63,14 @@ impl Asks {
             (Asks::Nothing, Key::Char('j')) => (Asks::Join(String::new()), Some(Deed::Clear)),
             (Asks::Nothing, Key::Char('i')) => (Asks::Install(String::new()), Some(Deed::Disks)),
             (Asks::Nothing, Key::Char('n')) => (Asks::Network(String::new()), Some(Deed::Clear)),
-            (Asks::Nothing, Key::Char(key @ ('r' | 'p' | 'u'))) => (Asks::Confirm(key), Some(Deed::Clear)),
+            (Asks::Nothing, Key::Char(key @ ('r' | 'p' | 'u' | 'w'))) => {
+                (Asks::Confirm(key), Some(Deed::Clear))
+            }
             (Asks::Nothing, _) => (Asks::Nothing, Some(Deed::Clear)),
             (Asks::Confirm('r'), Key::Char('r')) => (Asks::Nothing, Some(Deed::Restart)),
             (Asks::Confirm('p'), Key::Char('p')) => (Asks::Nothing, Some(Deed::PowerOff)),
             (Asks::Confirm('u'), Key::Char('u')) => (Asks::Nothing, Some(Deed::Update)),
+            (Asks::Confirm('w'), Key::Char('w')) => (Asks::Nothing, Some(Deed::Password)),
             (Asks::Confirm(_), _) => (Asks::Nothing, None),
             (Asks::Join(_) | Asks::Install(_) | Asks::Network(_), Key::Escape) => {
                 (Asks::Nothing, Some(Deed::Clear))
@@ -108,7 +113,14 @@ impl Asks {
                 keys: "Enter set   Esc back".to_owned(),
             },
             Asks::Confirm(key) => Foot {
-                text: vec![format!("Really? {key} again does it, any other key goes back.")],
+                text: match key {
+                    'w' => Some("The administrator gets a new password, and all who are signed in as admin are signed out."),
+                    _ => None,
+                }
+                .map(str::to_owned)
+                .into_iter()
+                .chain([format!("Really? {key} again does it, any other key goes back.")])
+                .collect(),
                 keys: String::new(),
             },
         }
@@ -188,6 +200,7 @@ mod tests {
             ("rr", vec![Deed::Restart]),
             ("pp", vec![Deed::PowerOff]),
             ("uu", vec![Deed::Update]),
+            ("ww", vec![Deed::Password]),
             ("rp", vec![]),
             ("rxr", vec![]),
             ("j10.0.0.1:7946 rapp<\n", vec![Deed::Join("10.0.0.1:7946 rap".into())]),

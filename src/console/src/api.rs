@@ -26,7 +26,7 @@ const EVENTS: u32 = 10_000;
 /// Slots younger than this may still be on their way into the ledger.
 const ON_THE_WAY_S: i64 = 30;
 
-type Answer = Result<Response, Refused>;
+pub(crate) type Answer = Result<Response, Refused>;
 
 /// Routes of the API.
 pub(crate) fn routes() -> Router<Arc<App>> {
@@ -54,7 +54,7 @@ fn json_text(value: &Value) -> Response {
 }
 
 /// Body as JSON, with an error in our shape.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
+pub(crate) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|e| Refused::bad(format!("the request's body cannot be used: {e}")))
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 const SESSION: &str = "__Host-elpis";
 /// Longest password looked at.
 const LONGEST: usize = 1024;
-const ADMIN: &str = "admin";
+pub(crate) const ADMIN: &str = "admin";
 
 /// Checked when a name is unknown, so that the answer takes as long.
 static NOBODY: LazyLock<String> = LazyLock::new(|| hash("nobody").unwrap_or_default());
@@ -263,13 +263,14 @@ pub(crate) async fn session(Extension(person): Extension<Person>) -> Json<serde_
 pub(crate) async fn first_user(app: Arc<App>, file: PathBuf) {
     loop {
         match make_first_user(&app, &file).await {
-            Ok(()) => return,
+            Ok(()) => break,
             Err(error) => tracing::debug!(error = %error.text, "no first user yet"),
         }
         if app.stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_none() {
             return;
         }
     }
+    app.stop.clone().run_until_cancelled(crate::password::retire_first(&app, &file)).await;
 }
 
 async fn make_first_user(app: &App, file: &std::path::Path) -> Result<(), Refused> {

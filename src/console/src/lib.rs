@@ -21,6 +21,7 @@ mod live;
 mod metrics;
 mod pages;
 pub mod parse_check;
+mod password;
 mod refusal;
 mod routes;
 mod secrets;

@@ -1,5 +1,6 @@
 //! Pages: HTML made on the server. Each page is a function of what was read; the rest is in `layout`.
 
+pub(crate) mod account;
 pub(crate) mod agents;
 pub(crate) mod cluster;
 pub(crate) mod events;
@@ -8,5 +9,5 @@ pub(crate) mod module;
 pub(crate) mod overview;
 mod words;
 
-pub(crate) use layout::{Oops, set_theme, sign_in};
+pub(crate) use layout::{Oops, View, set_theme, sign_in};
 pub(crate) use words::{encoded, mark, mark_as, short, time_as, when};

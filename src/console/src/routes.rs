@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::pages::{self, Oops};
 use crate::refusal::Refused;
-use crate::{api, assets, auth, live};
+use crate::{api, assets, auth, live, password};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -19,6 +19,7 @@ const FORM: usize = 16 << 10;
 pub(crate) fn local(app: Arc<App>) -> Router {
     Router::new()
         .merge(api::routes())
+        .route("/api/v1/users/{name}/password", post(password::reset))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .fallback(api::unknown)
@@ -39,6 +40,7 @@ pub(crate) fn web(app: Arc<App>) -> Router {
         .route("/events", get(pages::events::list))
         .route("/sign-in", get(auth::sign_in_page).post(auth::sign_in))
         .route("/sign-out", post(auth::sign_out))
+        .route("/account", get(password::page).post(password::submit))
         .route("/theme", post(pages::set_theme))
         .route("/static/{name}", get(assets::serve))
         .route("/healthz", get(healthz))
@@ -48,6 +50,7 @@ pub(crate) fn web(app: Arc<App>) -> Router {
         .merge(pages)
         .merge(api::routes())
         .route("/api/v1/session", get(auth::session))
+        .route("/api/v1/password", post(password::own))
         .route("/api/{*rest}", any(api::unknown))
         .fallback(nowhere)
         .layer(middleware::from_fn_with_state(app.clone(), auth::guard))

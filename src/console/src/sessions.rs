@@ -113,6 +113,12 @@ impl Sessions {
         known.insert(hash, Known { user: user.to_owned(), expires, seen: Instant::now() });
     }
 
+    /// Of this user, but the one with this hash.
+    pub(crate) fn forget_all_but(&self, user: &str, keep: Option<&[u8; 32]>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|hash, one| one.user != user || Some(hash) == keep);
+    }
+
     pub(crate) fn forget(&self, hash: &[u8; 32]) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(hash);
     }

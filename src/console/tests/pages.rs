@@ -73,6 +73,70 @@ async fn only_the_signed_in_see_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_is_changed_by_its_owner_and_given_anew_by_the_machine() {
+    let world = World::start().await;
+    let first = world.password().await;
+    let file = world.dir.path().join("admin.password");
+    let (mut web, mut other) = (Web::signed_in(&world).await, Web::signed_in(&world).await);
+    let until = async |web: &mut Web, what: bool| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while web.get("/account").await.text.contains("password of the first start") != what {
+            assert!(tokio::time::Instant::now() < deadline, "that the first password stands: {what}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    until(&mut web, true).await;
+    let session: serde_json::Value = serde_json::from_str(&web.get("/api/v1/session").await.text).unwrap();
+    let csrf = session["csrf"].as_str().unwrap().to_owned();
+    let form = |current: &str, new: &str, again: &str| {
+        format!("csrf={csrf}&current={current}&new={new}&again={again}")
+    };
+    for (form, status, part) in [
+        (form("wrong", "correct-horse", "correct-horse"), 403, "current password is wrong"),
+        (form(&first, "short", "short"), 400, "at least 12"),
+        (form(&first, "correct-horse", "correct-house"), 400, "differ"),
+        (form(&first, &first, &first), 400, "the one that you have"),
+    ] {
+        let answer = web.post("/account", &form).await;
+        assert!(answer.status == status && answer.text.contains(part), "{}: {}", answer.status, answer.text);
+    }
+    assert_eq!(web.post("/account", "csrf=0&current=a&new=b&again=b").await.status, 403);
+    let done = web.post("/account", &form(&first, "correct-horse", "correct-horse")).await;
+    assert_eq!((done.status, done.header("location")), (303, "/account?changed=1"), "{}", done.text);
+    assert!(web.get("/account?changed=1").await.text.contains("have ended"));
+    assert_eq!(other.get("/").await.status, 303, "the other session has ended");
+    until(&mut web, false).await;
+    assert!(!file.exists(), "the file of the first password");
+    let sign_in = async |web: &mut Web, password: &str| {
+        web.post("/sign-in", &format!("name=admin&password={password}&next=%2F")).await.status
+    };
+    assert_eq!((sign_in(&mut other, &first).await, sign_in(&mut other, "correct-horse").await), (401, 303));
+
+    // Programs, with the same rules.
+    let session: serde_json::Value = serde_json::from_str(&other.get("/api/v1/session").await.text).unwrap();
+    let csrf = session["csrf"].as_str().unwrap().to_owned();
+    let body = json!({"current": "correct-horse", "new": "battery-staple"}).to_string();
+    assert_eq!(other.send("POST", "/api/v1/password", &body, &[("x-csrf-token", &csrf)]).await.status, 200);
+    assert_eq!(web.get("/").await.status, 303, "the other session has ended");
+
+    // Who lost it: on the machine, and only there.
+    let reset = "/api/v1/users/admin/password";
+    assert_eq!(other.send("POST", reset, "{}", &[("x-csrf-token", &csrf)]).await.status, 404);
+    let (status, text) = node::ask(&world.api(), "POST", reset, "{}").await;
+    let given: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &given["user"]), (200, &json!("admin")), "{text}");
+    assert_eq!(other.get("/").await.status, 303, "all sessions have ended");
+    assert_eq!(sign_in(&mut other, given["password"].as_str().unwrap()).await, 303);
+    for (path, body, status) in [
+        (reset, r#"{"password":"short"}"#, 400),
+        ("/api/v1/users/nobody/password", "{}", 404),
+        (reset, r#"{"password":"long enough for all"}"#, 200),
+    ] {
+        assert_eq!(node::ask(&world.api(), "POST", path, body).await.0, status, "{path} {body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tries_are_limited_and_the_metrics_need_their_token() {
     let world = World::start().await;
     let password = world.password().await;

@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// The run ledger: which checks ran, which were missed, which ran twice
     #[command(subcommand)]
     Ledger(Ledger),
+    /// People who sign in to the console
+    #[command(subcommand)]
+    User(User),
     /// The database: its schema, and which node leads it
     #[command(subcommand)]
     Database(Database),
@@ -192,6 +195,18 @@ pub(crate) struct LogLevel {
 
 fn roles() -> clap::builder::PossibleValuesParser {
     std::iter::once("node").chain(elpis_watch::Role::ALL.map(elpis_watch::Role::as_str)).into()
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum User {
+    /// Give somebody who lost it a new password and end all of their sessions; without a file it is made and printed
+    ResetPassword {
+        #[arg(default_value = "admin")]
+        name: String,
+        /// File with the new password; "-" = standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,6 +17,8 @@ statements! {
         ON DUPLICATE KEY UPDATE expires=VALUES(expires)";
     OLD = "DELETE FROM tsession WHERE expires<? ORDER BY expires LIMIT 500";
     CLOSE = "DELETE FROM tsession WHERE token=?";
+    CLOSE_OTHERS = "DELETE FROM tsession WHERE id_user=? AND token<>?";
+    PASSWORD = "UPDATE tuser SET password=? WHERE id_user=? AND disabled=0";
     SESSION = "SELECT s.id_user, s.expires FROM tsession s JOIN tuser u ON u.id_user=s.id_user \
         WHERE s.token=? AND s.expires>? AND u.disabled=0";
     FIRST_SCHEDULED = "SELECT MIN(utimestamp) FROM trun_schedule";
@@ -91,6 +93,17 @@ impl Store {
         Ok(fenced!(self, w, "ending a session", |c| close_session(c, token).await)?)
     }
 
+    /// Gives an enabled user another password (argon2id in PHC form) and ends all sessions but the one with this token.
+    pub async fn set_password(
+        &self,
+        w: &Writer,
+        user: &str,
+        password: &Secret,
+        keep: Option<&[u8; 32]>,
+    ) -> Result<(), CommitError> {
+        Ok(fenced!(self, w, "changing a password", |c| set_password(c, user, password, keep).await)?)
+    }
+
     /// User and end of the session with this token, if it goes on at `now` and its user is enabled.
     pub async fn session(&self, token: &[u8; 32], now: i64) -> Result<Option<(String, i64)>, StoreError> {
         let mut conn = self.acquire().await?;
@@ -148,5 +161,21 @@ async fn open_session(c: &mut MySqlConnection, session: &Session) -> Result<(), 
 
 async fn close_session(c: &mut MySqlConnection, token: &[u8; 32]) -> Result<(), Stop> {
     sqlx::query(CLOSE).bind(token.as_slice()).execute(&mut *c).await?;
+    Ok(())
+}
+
+async fn set_password(
+    c: &mut MySqlConnection,
+    user: &str,
+    password: &Secret,
+    keep: Option<&[u8; 32]>,
+) -> Result<(), Stop> {
+    let done = sqlx::query(PASSWORD).bind(password.expose()).bind(user).execute(&mut *c).await?;
+    if done.rows_affected() == 0 {
+        return Err(Stop::Error(StoreError::NotFound(format!("user {user}"))));
+    }
+    // No token hashes to zeros.
+    let keep = keep.unwrap_or(&[0; 32]).as_slice();
+    sqlx::query(CLOSE_OTHERS).bind(user).bind(keep).execute(&mut *c).await?;
     Ok(())
 }

@@ -15,6 +15,7 @@ use elpis_store::StoreError;
 use maud::{DOCTYPE, Markup, html};
 use serde::Deserialize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const THEME: &str = "elpis-theme";
 
@@ -26,6 +27,8 @@ pub(crate) struct View {
     pub(crate) cluster: Option<Arc<Status>>,
     pub(crate) writable: bool,
     pub(crate) now: i64,
+    /// The password that was made at the first start still opens.
+    first_password: bool,
     /// Only the live part is wanted.
     part: bool,
     way: String,
@@ -47,6 +50,7 @@ impl FromRequestParts<Arc<App>> for View {
             cluster: app.node.get().await.ok(),
             writable: app.db.can_write(),
             now: app.now(),
+            first_password: app.first_password.load(Ordering::Relaxed),
             part: wants_part(&parts.headers),
             way: parts.uri.path_and_query().map_or_else(|| "/".to_owned(), |way| way.as_str().to_owned()),
         })
@@ -137,9 +141,10 @@ impl View {
                             input type="hidden" name="back" value=(self.way);
                             button name="to" value=(other) title={"Show it " (other)} { @if other == "dark" { "Dark" } @else { "Light" } }
                         }
+                        a href="/account" title="Account and password" { (self.person.name) }
                         form method="post" action="/sign-out" {
                             input type="hidden" name="csrf" value=(self.person.token.csrf());
-                            button title={"Signed in as " (self.person.name)} { "Sign out" }
+                            button { "Sign out" }
                         }
                     }
                 }
@@ -149,6 +154,9 @@ impl View {
 
     fn banner(&self) -> Markup {
         html! {
+            @if self.first_password {
+                p.note { strong { "The password of the first start still opens. " } "It lies on this machine, and an appliance shows it on its screen: " a href="/account" { "change it" } "." }
+            }
             @if !self.writable {
                 p.note { strong { "Read-only. " } "This node holds no lease, or has no database, right now. Pages show what can be read; changes are made on another node." }
             }

@@ -104,6 +104,13 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
             Ok(options) => join::move_to(node, &options).await.map(|said| vec![said]),
         },
         Deed::Update => update::order().map(|said| vec![said]),
+        Deed::Password => {
+            let given = node.api(Method::POST, "/api/v1/users/admin/password", Some(&json!({}))).await;
+            given.map(|given| {
+                let password = given["password"].as_str().unwrap_or_default();
+                vec![format!("User admin has the password {password}"), "It is shown this once.".to_owned()]
+            })
+        }
         // By systemd: units end in their order.
         Deed::Restart => join::systemctl(&["reboot"]).map(|()| vec!["restarting".to_owned()]),
         Deed::PowerOff => join::systemctl(&["poweroff"]).map(|()| vec!["powering off".to_owned()]),

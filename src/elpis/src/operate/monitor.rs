@@ -1,7 +1,7 @@
 //! Agents, modules, checks, events, the ledger: through the API's local socket.
 
-use super::time;
-use crate::cli::{Agent, Check, CheckAdd, Event, Ledger, Module, Scope};
+use super::{secret, time};
+use crate::cli::{Agent, Check, CheckAdd, Event, Ledger, Module, Scope, User};
 use crate::find::Cluster;
 use crate::output::{self, cell};
 use anyhow::{Context, Result, ensure};
@@ -163,6 +163,17 @@ pub(super) async fn event(cluster: &Cluster, scope: &Scope, order: Event) -> Res
     let agent = agent.map_or_else(String::new, |agent| format!("&agent={}", encoded(&agent)));
     let events = cluster.api(Method::GET, &format!("/api/v1/events?limit={limit}{agent}"), None).await?;
     list(scope, &events, &["id", "timestamp", "type", "criticity", "agent", "event"], "no events yet");
+    Ok(())
+}
+
+pub(super) async fn user(cluster: &Cluster, scope: &Scope, order: User) -> Result<()> {
+    let User::ResetPassword { name, password_file } = order;
+    let given = password_file.map(|file| secret::read(Some(&file))).transpose()?;
+    let body = given.map_or_else(|| json!({}), |password| json!({ "password": password }));
+    let path = format!("/api/v1/users/{}/password", encoded(&name));
+    let said = cluster.api(Method::POST, &path, Some(&body)).await?;
+    let password = said["password"].as_str().unwrap_or("of that file");
+    done(scope, &said, &format!("user {name} has the password {password}; all sessions have ended"));
     Ok(())
 }
 
