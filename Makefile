@@ -1,4 +1,4 @@
-.PHONY: setup build run clean-run demo test bench proof faults-db fuzz sim mutants iso iso-test test-iso help
+.PHONY: setup build run clean-run demo test bench proof faults-db fuzz sim mutants iso iso-test iso-manifest test-iso help
 DIR ?= .elpis-dev
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Plain words for each target: `make help`.
@@ -16,6 +16,7 @@ help:
 	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"
 	@echo "make iso    the image: target/iso/elpis-VERSION.iso, boots from CD, USB stick or disk, BIOS or UEFI (as root)"
 	@echo "make iso-test  the same, packed quickly: target/iso/elpis-test.iso"
+	@echo "make iso-manifest  asks Debian anew for the packages and writes them to iso/manifest, which a release is held to (as root)"
 	@echo "make test-iso  builds it and boots it: three machines joined by their screens, one lost; updates (30 min)"
 	@echo "make fuzz   5 minutes each of agent-file parser and Tentacle session, coverage-guided (SECONDS_EACH=300)"
 setup:
@@ -36,6 +37,9 @@ iso iso-test:
 	@scripts/setup image
 	cargo build --release -p elpis --bin elpis
 	@iso/build target/release/elpis target/iso/elpis-$(if $(filter iso,$@),$(VERSION).iso release,test.iso test)
+iso-manifest:
+	@scripts/setup image
+	@base=$$(iso/cached-base anew) && cp "$$base.manifest" iso/manifest && git diff --stat iso/manifest
 test-iso: iso-test
 	@ELPIS_VERSION=$(VERSION).1 iso/build target/release/elpis target/iso/elpis-next.iso test
 	cargo test -p elpis-system-tests --test boot -- --include-ignored --nocapture
