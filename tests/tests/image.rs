@@ -44,6 +44,26 @@ fn three_lists_of_ports_are_one() {
     assert_eq!(listened, open, "what the units listen on and the packet filter");
 }
 
+/// What a release is held to: whole, sorted, with a hash for each package's file.
+#[test]
+fn the_manifest_names_every_package() {
+    let manifest = read("iso/manifest");
+    let mut names = Vec::new();
+    for line in manifest.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        assert_eq!(words.len(), 4, "{line}");
+        let digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        assert!(words[3].len() == 64 && words[3].chars().all(digit), "no SHA-256: {line}");
+        names.push(words[0]);
+    }
+    let sorted: BTreeSet<&str> = names.iter().copied().collect();
+    assert!(sorted.iter().eq(&names), "sorted, each package once");
+    let asked = read("iso/packages");
+    for name in asked.lines().filter_map(|line| line.split('#').next()).flat_map(str::split_whitespace) {
+        assert!(sorted.contains(name), "iso/manifest lacks {name}: make iso-manifest");
+    }
+}
+
 /// A unit that starts a command which this program does not have would fail only in the booted image.
 #[test]
 fn units_start_commands_that_there_are() {
