@@ -62,7 +62,7 @@ def of_crate(crate):
 
 def main(tree, manifest):
     version = os.environ["ELPIS_VERSION"]
-    image = entry("image", "elpis-appliance", version, primaryPackagePurpose="OPERATING-SYSTEM")
+    image = entry("image", "elpis-image", version, primaryPackagePurpose="OPERATING-SYSTEM")
     packages, relations = [image], []
 
     def relate(one, kind, other):
