@@ -39,7 +39,7 @@ iso iso-test:
 	@iso/build target/release/elpis target/iso/elpis-$(if $(filter iso,$@),$(VERSION).iso release,test.iso test)
 iso-manifest:
 	@scripts/setup image
-	@base=$$(iso/cached-base anew) && cp "$$base.manifest" iso/manifest && git diff --stat iso/manifest
+	@base=$$(iso/cached-base anew) && iso/differing iso/manifest "$$base.manifest" && cp "$$base.manifest" iso/manifest
 test-iso: iso-test
 	@ELPIS_VERSION=$(VERSION).1 iso/build target/release/elpis target/iso/elpis-next.iso test
 	cargo test -p elpis-system-tests --test boot -- --include-ignored --nocapture
