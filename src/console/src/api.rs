@@ -40,6 +40,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/checks", get(checks).post(add_check))
         .route("/api/v1/checks/bulk", post(add_checks))
         .route("/api/v1/ledger", get(ledger))
+        .route("/api/v1/cluster/{order}", post(crate::orders::by_api))
         .route("/api/v1/database", get(database))
         .layer(DefaultBodyLimit::max(BODY))
 }

@@ -19,6 +19,7 @@ mod graph;
 mod limit;
 mod live;
 mod metrics;
+mod orders;
 mod pages;
 pub mod parse_check;
 mod password;

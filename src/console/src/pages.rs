@@ -1,11 +1,12 @@
 //! Pages: HTML made on the server. Each page is a function of what was read; the rest is in `layout`.
 
-pub(crate) mod account;
+mod account;
 pub(crate) mod agents;
 pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod layout;
 pub(crate) mod module;
+mod orders;
 pub(crate) mod overview;
 mod words;
 

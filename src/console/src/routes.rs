@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::pages::{self, Oops};
 use crate::refusal::Refused;
-use crate::{api, assets, auth, live, password};
+use crate::{api, assets, auth, live, orders, password};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -32,6 +32,7 @@ pub(crate) fn web(app: Arc<App>) -> Router {
     let pages = Router::new()
         .route("/", get(pages::overview::show))
         .route("/cluster", get(pages::cluster::show))
+        .route("/cluster/orders", get(orders::page).post(orders::submit))
         .route("/live/cluster", get(live::cluster_stream))
         .route("/agents", get(pages::agents::list))
         .route("/agents/{key}", get(pages::agents::one))

@@ -174,7 +174,8 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) ->
 
 /// Asks the node agent, at most some times a second.
 pub(crate) struct NodeStatus {
-    socket: PathBuf,
+    /// The node agent's.
+    pub(crate) socket: PathBuf,
     last: Mutex<Option<(Instant, Arc<Status>)>>,
 }
 

@@ -137,6 +137,33 @@ async fn a_password_is_changed_by_its_owner_and_given_anew_by_the_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_go_to_the_node_agent_and_their_outcome_is_shown() {
+    let world = World::start().await;
+    let mut web = Web::signed_in(&world).await;
+    let page = web.get("/cluster/orders").await;
+    assert!(page.text.contains("database's primary") && page.text.contains("value=\"n3\""), "{}", page.text);
+    assert!(web.get("/cluster").await.text.contains("/cluster/orders"));
+    let session: serde_json::Value = serde_json::from_str(&web.get("/api/v1/session").await.text).unwrap();
+    let csrf = session["csrf"].as_str().unwrap().to_owned();
+    for (order, node, status, part) in [
+        ("add-node", "", 200, "elpis join n1:7946 six words"),
+        ("drain", "n2", 200, "n2 gives its work away"),
+        ("drain", "n9", 404, "no such node"),
+        ("drain", "", 400, "Which node"),
+        ("reboot", "n2", 404, "no order"),
+    ] {
+        let answer = web.post("/cluster/orders", &format!("csrf={csrf}&order={order}&node={node}")).await;
+        let said = answer.status == status && answer.text.contains(part);
+        assert!(said, "{order} {node}: {} {}", answer.status, answer.text);
+        let body = if node.is_empty() { json!({}) } else { json!({ "node": node }) };
+        let path = format!("/api/v1/cluster/{order}");
+        let by_api = web.send("POST", &path, &body.to_string(), &[("x-csrf-token", &csrf)]).await;
+        assert_eq!(by_api.status, status, "{order} {node}: {}", by_api.text);
+    }
+    assert_eq!(web.post("/cluster/orders", "csrf=0&order=drain&node=n2").await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tries_are_limited_and_the_metrics_need_their_token() {
     let world = World::start().await;
     let password = world.password().await;

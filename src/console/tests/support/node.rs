@@ -3,6 +3,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use elpis_console::ConsoleConfig;
@@ -145,7 +146,20 @@ fn routes(agent: Agent) -> Router {
             "/v1/status",
             get(async |State(agent): State<Agent>| Json(agent.status.lock().unwrap().clone())),
         )
+        .route(
+            "/v1/cluster/add-node",
+            post(async || Json(json!({ "address": "n1:7946", "words": ["six", "words"] }))),
+        )
+        .route("/v1/node/drain", post(drain))
         .with_state(agent)
+}
+
+async fn drain(body: Bytes) -> (StatusCode, Json<Value>) {
+    let asked: Value = serde_json::from_slice(&body).unwrap();
+    match asked["node"].as_str() {
+        Some("n2") => (StatusCode::OK, Json(json!({ "node": "n2" }))),
+        _ => (StatusCode::NOT_FOUND, Json(json!({ "version": VERSION, "error": "no such node" }))),
+    }
 }
 
 async fn hello() -> Json<Welcome> {
