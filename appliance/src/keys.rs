@@ -5,7 +5,8 @@ use crate::screen::Foot;
 
 /// Longest line that is taken.
 const LINE: usize = 160;
-const KEYS: &str = "a let in  j join  n network  i install  u update  w password  r restart  p off";
+const KEYS: &str = "a let in   j join   n network   i install   u update   d drain\n\
+    w new password   f factory reset   r restart   p power off";
 
 /// A key, as far as the screen knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Asks {
     Install(String),
     /// Typing this machine's address.
     Network(String),
+    /// Typing the machine's name, to lose what it holds.
+    Reset(String),
     /// The key again confirms it.
     Confirm(char),
 }
@@ -46,6 +49,10 @@ pub enum Deed {
     Update,
     /// The address of this line, or `dhcp`.
     Network(String),
+    /// No work for this node any more, or again.
+    Drain,
+    /// Everything that the machine holds is lost, when the line is its name.
+    Reset(String),
     /// A new password for the administrator, who lost it.
     Password,
     Restart,
@@ -63,21 +70,25 @@ impl Asks {
             (Asks::Nothing, Key::Char('j')) => (Asks::Join(String::new()), Some(Deed::Clear)),
             (Asks::Nothing, Key::Char('i')) => (Asks::Install(String::new()), Some(Deed::Disks)),
             (Asks::Nothing, Key::Char('n')) => (Asks::Network(String::new()), Some(Deed::Clear)),
-            (Asks::Nothing, Key::Char(key @ ('r' | 'p' | 'u' | 'w'))) => {
+            (Asks::Nothing, Key::Char('f')) => (Asks::Reset(String::new()), Some(Deed::Clear)),
+            (Asks::Nothing, Key::Char(key @ ('r' | 'p' | 'u' | 'w' | 'd'))) => {
                 (Asks::Confirm(key), Some(Deed::Clear))
             }
             (Asks::Nothing, _) => (Asks::Nothing, Some(Deed::Clear)),
             (Asks::Confirm('r'), Key::Char('r')) => (Asks::Nothing, Some(Deed::Restart)),
             (Asks::Confirm('p'), Key::Char('p')) => (Asks::Nothing, Some(Deed::PowerOff)),
             (Asks::Confirm('u'), Key::Char('u')) => (Asks::Nothing, Some(Deed::Update)),
+            (Asks::Confirm('d'), Key::Char('d')) => (Asks::Nothing, Some(Deed::Drain)),
             (Asks::Confirm('w'), Key::Char('w')) => (Asks::Nothing, Some(Deed::Password)),
             (Asks::Confirm(_), _) => (Asks::Nothing, None),
-            (Asks::Join(_) | Asks::Install(_) | Asks::Network(_), Key::Escape) => {
+            (Asks::Join(_) | Asks::Install(_) | Asks::Network(_) | Asks::Reset(_), Key::Escape) => {
                 (Asks::Nothing, Some(Deed::Clear))
             }
             (Asks::Join(typed), Key::Enter) => (Asks::Nothing, Some(Deed::Join(typed))),
             (Asks::Install(typed), Key::Enter) => (Asks::Nothing, Some(Deed::Install(typed))),
             (Asks::Network(typed), Key::Enter) => (Asks::Nothing, Some(Deed::Network(typed))),
+            (Asks::Reset(typed), Key::Enter) => (Asks::Nothing, Some(Deed::Reset(typed))),
+            (Asks::Reset(typed), key) => (Asks::Reset(edit(typed, key)), None),
             (Asks::Join(typed), key) => (Asks::Join(edit(typed, key)), None),
             (Asks::Install(typed), key) => (Asks::Install(edit(typed, key)), None),
             (Asks::Network(typed), key) => (Asks::Network(edit(typed, key)), None),
@@ -112,8 +123,16 @@ impl Asks {
                 ],
                 keys: "Enter set   Esc back".to_owned(),
             },
+            Asks::Reset(typed) => Foot {
+                text: vec![
+                    "Everything that this machine holds is lost, but its name and address. Type its name:".to_owned(),
+                    format!("> {typed}_"),
+                ],
+                keys: "Enter lose it   Esc back".to_owned(),
+            },
             Asks::Confirm(key) => Foot {
                 text: match key {
+                    'd' => Some("All work of this node goes to the others; where it has none already, it takes work again."),
                     'w' => Some("The administrator gets a new password, and all who are signed in as admin are signed out."),
                     _ => None,
                 }
@@ -201,6 +220,9 @@ mod tests {
             ("pp", vec![Deed::PowerOff]),
             ("uu", vec![Deed::Update]),
             ("ww", vec![Deed::Password]),
+            ("dd", vec![Deed::Drain]),
+            ("fkite-4412\n", vec![Deed::Reset("kite-4412".into())]),
+            ("fkite^", vec![]),
             ("rp", vec![]),
             ("rxr", vec![]),
             ("j10.0.0.1:7946 rapp<\n", vec![Deed::Join("10.0.0.1:7946 rap".into())]),
@@ -211,6 +233,7 @@ mod tests {
         ] {
             assert_eq!(typed(keys).1, deeds, "{keys:?}");
         }
+        assert!(KEYS.lines().all(|line| line.len() <= 78), "they do not fit");
         let (asks, _) = typed(&format!("j{}", "x".repeat(1_000)));
         assert_eq!(asks, Asks::Join("x".repeat(LINE)));
     }

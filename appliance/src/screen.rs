@@ -19,7 +19,7 @@ const LINES: usize = 3;
 pub struct Foot {
     /// Words for the person in front of it: a question, or what an order gave.
     pub text: Vec<String>,
-    /// Keys.
+    /// Keys, in lines.
     pub keys: String,
 }
 
@@ -57,13 +57,13 @@ pub fn draw(frame: &mut Frame<'_>, facts: &Facts, status: Option<&Status>, foot:
         }
     }
     let text: Vec<String> = foot.text.iter().flat_map(|line| wrap(line, width - 3)).collect();
-    let below = text.len() + 2;
+    let below = text.len() + 1 + foot.keys.lines().count().max(1);
     let room = usize::from(SIZE.height).saturating_sub(below);
     shown.truncate(room);
     shown.resize(room, Line::default());
     shown.extend(text.into_iter().map(|line| Line::from(format!("  {line}"))));
     shown.push(Line::from(format!(" {rule}")));
-    shown.push(Line::from(format!("  {}", foot.keys)));
+    shown.extend(foot.keys.lines().map(|line| Line::from(format!("  {line}"))));
     frame.render_widget(Paragraph::new(shown), SIZE);
 }
 

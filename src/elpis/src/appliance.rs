@@ -67,6 +67,10 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                         Appliance::WriteSlot => update::write(),
                         Appliance::Verdict => update::verdict().await,
                         Appliance::Audit { json } => audit::run(*json),
+                        Appliance::FactoryReset { confirm } => {
+                            println!("{}", join::start_anew(&Cluster::of_machine(), confirm).await?);
+                            Ok(())
+                        }
                         Appliance::Reset => join::reset(),
                         Appliance::Screen => screen::run().await,
                         Appliance::Health => health().await,

@@ -146,6 +146,12 @@ pub(crate) enum Appliance {
         #[arg(long)]
         json: bool,
     },
+    /// Lose everything that this machine holds but its name and address, and start as on the first day (root)
+    FactoryReset {
+        /// This machine's name
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+    },
     /// Remove everything but the machine's name, and start as on the first day (elpis-reset.service)
     #[command(hide = true)]
     Reset,

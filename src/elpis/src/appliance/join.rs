@@ -168,6 +168,18 @@ pub(super) async fn move_to(node: &Cluster, options: &str) -> Result<String> {
     Ok("set; this node starts anew with it".to_owned())
 }
 
+/// A person's order: everything that this machine holds is lost, but its name and address.
+pub(super) async fn start_anew(node: &Cluster, confirm: &str) -> Result<String> {
+    let name = super::facts().name.context("this machine has no name yet, so there is nothing to lose")?;
+    ensure!(confirm == name, "nothing was done: this machine's name is {name}");
+    let seen = status(node).await;
+    systemctl(&["start", "--no-block", RESET])?;
+    Ok(match seen.filter(|seen| seen.nodes.len() > 1) {
+        Some(_) => format!("this node starts anew; remove it from its cluster: elpis node remove {name}"),
+        None => "this node starts anew".to_owned(),
+    })
+}
+
 /// PURE: whether a node may leave what it has.
 fn may(seen: &Status, agents: usize, confirm: Option<&str>) -> Result<()> {
     let mine = mine(seen).map(|one| one.name.as_str());

@@ -104,6 +104,8 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
             Ok(options) => join::move_to(node, &options).await.map(|said| vec![said]),
         },
         Deed::Update => update::order().map(|said| vec![said]),
+        Deed::Drain => drain(node).await.map(|said| vec![said]),
+        Deed::Reset(name) => join::start_anew(node, name.trim()).await.map(|said| vec![said]),
         Deed::Password => {
             let given = node.api(Method::POST, "/api/v1/users/admin/password", Some(&json!({}))).await;
             given.map(|given| {
@@ -116,4 +118,16 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
         Deed::PowerOff => join::systemctl(&["poweroff"]).map(|()| vec!["powering off".to_owned()]),
     };
     done.unwrap_or_else(|error| vec![format!("{error:#}")])
+}
+
+/// Gives this node's work away, or takes some again.
+async fn drain(node: &Cluster) -> Result<String> {
+    let seen = status(node).await.context("the node agent does not answer yet")?;
+    let mine = elpis_appliance::view::mine(&seen).context("this node belongs to no cluster yet")?;
+    let (order, said) = match mine.state == "draining" {
+        true => ("undrain", "takes work again"),
+        false => ("drain", "gives its work away"),
+    };
+    node.node(Method::POST, &format!("/v1/node/{order}"), Some(&json!({ "node": mine.name }))).await?;
+    Ok(format!("{} {said}", mine.name))
 }
