@@ -31,11 +31,11 @@ pub(crate) async fn run(program: &Path, mib: u64, folder: Option<PathBuf>) -> Re
     world.written_again(Instant::now(), patience).await?;
     let begin = Instant::now();
     sleep(BEFORE).await;
-    let before = world.answers(begin, Instant::now());
+    let before = world.writers.answers(begin, Instant::now());
     let begin = Instant::now();
     tokio::task::block_in_place(|| world.run(&["dev", "up", "--detach", "--nodes", "3"]))?;
     world.until("the third node acknowledges", patience, acks(2)).await?;
-    let (took, during) = (begin.elapsed(), world.answers(begin, Instant::now()));
+    let (took, during) = (begin.elapsed(), world.writers.answers(begin, Instant::now()));
     ensure!(!before.is_empty() && !during.is_empty(), "no row was acknowledged");
     println!("before: {}", spread(&before));
     println!("join:   {}", spread(&during));
@@ -47,7 +47,10 @@ pub(crate) async fn run(program: &Path, mib: u64, folder: Option<PathBuf>) -> Re
         mib as f64 / LIMIT_MIB_S as f64,
         p95 / was
     );
-    println!("longest time without an acknowledged row: {} ms", world.longest_pause(begin).as_millis());
+    println!(
+        "longest time without an acknowledged row: {} ms",
+        world.writers.longest_pause(begin).as_millis()
+    );
     if p95 > 2.0 * was {
         bail!("writers felt it: p95 {p95:.1} ms, before {was:.1} ms");
     }

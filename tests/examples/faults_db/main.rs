@@ -8,6 +8,8 @@ mod faults;
 mod join;
 #[path = "../../tests/database/world.rs"]
 mod world;
+#[path = "../../tests/support/writers.rs"]
+mod writers;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -91,7 +93,7 @@ async fn main() -> Result<()> {
     let ledger = world.json(&["ledger", "check"])?;
     println!(
         "acknowledged rows {}; recorded twice {} of {}; bad runs {bad}",
-        world.acknowledged(),
+        world.writers.count(),
         ledger["recorded_twice"],
         ledger["recorded"]
     );

@@ -1,7 +1,8 @@
 //! A disk that is full, and one that is nearly so: a small file system of its own for one node's database.
 
 use crate::dev;
-use crate::world::{HEALED, World, well};
+use crate::world::{HEALED, World};
+use crate::writers::well;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::posix_fallocate;
 use serde_json::Value;
@@ -156,7 +157,7 @@ async fn a_full_disk_loses_nothing_and_a_nearly_full_one_hands_over() {
     println!(
         "full: another one leads after {:?}, longest pause {:?}, {reason}",
         begin.elapsed(),
-        world.longest_pause(begin)
+        world.writers.longest_pause(begin)
     );
     assert!(
         ["its disk is full", "its server ended", "it did not write"].contains(&reason.as_str()),
@@ -185,7 +186,7 @@ async fn a_full_disk_loses_nothing_and_a_nearly_full_one_hands_over() {
     println!(
         "nearly full: handed over after {:?}, longest pause {:?}",
         begin.elapsed(),
-        world.longest_pause(begin)
+        world.writers.longest_pause(begin)
     );
     assert_eq!(status["database"]["moved"][0]["reason"], "its disk is nearly full", "{}", status["database"]);
     assert_eq!(status["database"]["epoch"], epoch + 1);

@@ -1,7 +1,8 @@
 //! A disk that refuses to keep what was written, by a preloaded library whose `fsync` fails.
 
 use crate::dev;
-use crate::world::{HEALED, World, well};
+use crate::world::{HEALED, World};
+use crate::writers::well;
 use elpis_watch::Method;
 use serde_json::Value;
 use std::path::Path;
@@ -37,7 +38,7 @@ async fn a_disk_that_keeps_nothing_loses_nothing() {
     };
     let status = world.until("another one leads", HEALED, moved).await.unwrap();
     world.written_again(Instant::now(), HEALED).await.unwrap();
-    let pause = world.longest_pause(begin);
+    let pause = world.writers.longest_pause(begin);
     println!("fsync fails: longest pause {pause:?}, {}", status["database"]["moved"][0]["reason"]);
     let log = std::fs::read_to_string(folder.join("log/mariadbd.log")).unwrap();
     assert!(

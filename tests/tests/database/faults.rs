@@ -1,12 +1,16 @@
 //! The faults: what is done, and what must come of it beside [`World::judge`].
 
-use crate::world::{HEALED, World, well};
+use crate::world::{HEALED, World};
+use crate::writers::well;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use serde_json::Value;
 use sqlx::Executor;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
+
+/// How long a lock is held, and gates stand still.
+const LOCKED: Duration = Duration::from_secs(3);
 
 /// A fault of a cluster of three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,10 @@ pub(crate) enum Fault {
     Ackers,
     /// An acknowledging server applies nothing any more.
     SqlThread,
+    /// A lock lets an acknowledging server apply nothing, and the primary's server falls meanwhile.
+    Lagging,
+    /// The gates of both that acknowledge stand still: what the primary commits gets to nobody, while Raft works.
+    AckPath,
     /// Somebody writes into a replica.
     Errant,
     /// The primary's node and one that acknowledges: no majority, and nothing may be promoted until one is back.
@@ -48,7 +56,14 @@ impl Fault {
     pub(crate) fn all() -> Vec<Fault> {
         let mut all = vec![Fault::Kill, Fault::Stop(6), Fault::Term, Fault::Host, Fault::Agent, Fault::Gate];
         all.extend([Fault::Ackers, Fault::SqlThread, Fault::Errant, Fault::HostAndAcker, Fault::NoMaster]);
-        all.extend([Fault::CrashLoop, Fault::MasterToo(150), Fault::PowerCut(3), Fault::Switchover]);
+        all.extend([
+            Fault::Lagging,
+            Fault::AckPath,
+            Fault::CrashLoop,
+            Fault::MasterToo(150),
+            Fault::PowerCut(3),
+            Fault::Switchover,
+        ]);
         all
     }
 
@@ -64,7 +79,10 @@ impl Fault {
     /// A primary was lost or moved: writing stops and goes on.
     pub(crate) fn moves(self) -> bool {
         use Fault::*;
-        matches!(self, Kill | Stop(_) | Term | Host | Agent | Gate | CrashLoop | MasterToo(_) | Switchover)
+        matches!(
+            self,
+            Kill | Stop(_) | Term | Host | Agent | Gate | Lagging | CrashLoop | MasterToo(_) | Switchover
+        )
     }
 }
 
@@ -126,7 +144,7 @@ async fn strike(
             world.signal(primary, "node", SIGCONT)?;
             moved.and(written)?;
             // Its gate goes on for as long as the lease does.
-            return Ok((begin, Some(world.longest_pause(begin))));
+            return Ok((begin, Some(world.writers.longest_pause(begin))));
         }
         Fault::Gate => {
             world.signal(primary, "db-gate", SIGSTOP)?;
@@ -143,6 +161,32 @@ async fn strike(
         Fault::SqlThread => {
             let acker = world.ackers().await?.pop().context("nobody acknowledges")?;
             world.server(&acker).await?.execute("STOP SLAVE SQL_THREAD").await?;
+        }
+        Fault::Lagging => {
+            let acker = world.ackers().await?.pop().context("nobody acknowledges")?;
+            let mut lock = world.server(&acker).await?;
+            lock.execute("FLUSH TABLES WITH READ LOCK").await?;
+            sleep(Duration::from_secs(1)).await;
+            begin = Instant::now();
+            world.signal(primary, "mariadbd", SIGKILL)?;
+            sleep(LOCKED).await;
+            // Its supervisor may have ended the session.
+            let _ = lock.execute("UNLOCK TABLES").await;
+        }
+        Fault::AckPath => {
+            let ackers = world.ackers().await?;
+            let gates: Vec<i32> =
+                ackers.iter().map(|acker| world.pid(acker, "db-gate")).collect::<Result<_>>()?;
+            for acker in &ackers {
+                world.signal(acker, "db-gate", SIGSTOP)?;
+            }
+            sleep(LOCKED).await;
+            for gate in gates {
+                // One that hung for long was killed and started anew.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(gate), SIGCONT);
+            }
+            world.written_again(Instant::now(), limit).await?;
+            return Ok((begin, Some(world.writers.longest_pause(begin))));
         }
         Fault::Errant => {
             let acker = world.ackers().await?.pop().context("nobody acknowledges")?;
@@ -226,7 +270,7 @@ async fn strike(
             world.until("the new primary is the one asked for", limit, moved).await?;
             world.written_again(Instant::now(), limit).await?;
             // The order comes first, the pause later.
-            return Ok((begin, Some(world.longest_pause(begin))));
+            return Ok((begin, Some(world.writers.longest_pause(begin))));
         }
     }
     let written = if fault.moves() { Some(world.written_again(begin, limit).await?) } else { None };

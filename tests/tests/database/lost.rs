@@ -1,7 +1,8 @@
 //! Nodes that never come back, and the operator's choice.
 
 use crate::dev;
-use crate::world::{HEALED, World, well};
+use crate::world::{HEALED, World};
+use crate::writers::well;
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use std::time::{Duration, Instant};
 

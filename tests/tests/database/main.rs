@@ -12,11 +12,14 @@ mod lost;
 mod replace;
 mod survivor;
 mod world;
+#[path = "../support/writers.rs"]
+mod writers;
 
 use faults::Fault;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
-use world::{HEALED, World, well};
+use world::{HEALED, World};
+use writers::well;
 
 /// Five times the bar of a lost host.
 const WRITTEN_MS: u128 = 17_500;
@@ -50,7 +53,7 @@ async fn no_fault_loses_a_row() {
             }
         }
     }
-    println!("{} rows acknowledged", world.acknowledged());
+    println!("{} rows acknowledged", world.writers.count());
     let ledger = world.json(&["ledger", "check", "--to", "0s"]).unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(ledger["recorded_twice"], 0, "{ledger}");

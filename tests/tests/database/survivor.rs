@@ -1,7 +1,8 @@
 //! The majority is lost for good, and the operator's way on with one node.
 
 use crate::dev;
-use crate::world::{HEALED, World, well};
+use crate::world::{HEALED, World};
+use crate::writers::well;
 use elpis_watch::Method;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -75,8 +76,8 @@ async fn one_survivor_goes_on_when_the_majority_is_lost() {
     world.write(3).await.unwrap();
     world.healed().await.unwrap();
     let begin = Instant::now();
-    while world.acknowledged() < ROWS {
-        assert!(begin.elapsed() < HEALED, "only {} rows{}", world.acknowledged(), world.logs());
+    while world.writers.count() < ROWS {
+        assert!(begin.elapsed() < HEALED, "only {} rows{}", world.writers.count(), world.logs());
         sleep(Duration::from_millis(20)).await;
     }
     let primary = world.primary().await.unwrap();
@@ -111,7 +112,7 @@ async fn one_survivor_goes_on_when_the_majority_is_lost() {
     let seen = says(&world, &stays).await;
     assert_eq!((&seen["master"], &seen["database"]["epoch"]), (&Value::Null, &epoch.into()), "{seen}");
     let had = rows(&world, &stays).await;
-    let acknowledged = world.acknowledged_rows();
+    let acknowledged: Vec<u64> = world.writers.acknowledged().iter().map(|one| one.row).collect();
 
     refused(&[&burnt, "--confirm", &lost], "run it on");
     refused(&[&lost, "--confirm", &lost], "name one survivor");
@@ -144,7 +145,7 @@ async fn one_survivor_goes_on_when_the_majority_is_lost() {
     let gone: BTreeSet<u64> = acknowledged.iter().copied().filter(|row| !after.contains(row)).collect();
     println!("{} rows acknowledged before, {} of them on lost nodes alone", acknowledged.len(), gone.len());
     assert!(gone.is_disjoint(&had));
-    world.forget(&gone);
+    world.writers.forget(&gone);
 
     // It comes back with its old disk.
     world.run(&["dev", "start", &primary]).unwrap();

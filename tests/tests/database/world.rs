@@ -1,33 +1,19 @@
 //! A cluster whose nodes run the database, writers that never stop, and what must hold after each fault.
 
+use crate::writers::{self, Writers, well};
 use anyhow::{Context, Result, bail, ensure};
 use elpis_watch::Method;
 use serde_json::Value;
+use sqlx::ConnectOptions;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub(crate) const WRITERS: usize = 16;
 const LOOK: Duration = Duration::from_millis(20);
-/// A writer gives an answer up after this: its outcome is unknown.
-const ANSWER: Duration = Duration::from_secs(4);
 pub(crate) const HEALED: Duration = Duration::from_secs(60);
-
-/// What the writers know.
-#[derive(Default)]
-struct Known {
-    next: AtomicU64,
-    pause: AtomicBool,
-    /// (row, asked, answered) of acknowledged rows.
-    acknowledged: Mutex<Vec<(u64, Instant, Instant)>>,
-}
 
 pub(crate) struct World {
     program: PathBuf,
@@ -36,8 +22,7 @@ pub(crate) struct World {
     env: Vec<(String, String)>,
     /// Removed at the end, unless the folder was named.
     _scratch: Option<tempfile::TempDir>,
-    known: Arc<Known>,
-    writers: JoinSet<()>,
+    pub(crate) writers: Writers,
 }
 
 impl World {
@@ -63,8 +48,7 @@ impl World {
             dir,
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             _scratch: scratch,
-            known: Arc::default(),
-            writers: JoinSet::new(),
+            writers: Writers::default(),
         };
         world.run(&["dev", "up", "--detach", "--nodes", &nodes.to_string()])?;
         Ok(world)
@@ -99,13 +83,11 @@ impl World {
 
     /// Starts the writers, through the gates of all nodes in turn.
     pub(crate) async fn write(&mut self, nodes: usize) -> Result<()> {
-        let mut conn = self.through_gate(1).await?.connect().await?;
-        let table = "CREATE TABLE IF NOT EXISTS elpis.fault_rows (id BIGINT UNSIGNED NOT NULL PRIMARY KEY) ENGINE=InnoDB";
-        conn.execute(table).await?;
+        Writers::prepare(&self.through_gate(1).await?).await?;
         for writer in 0..WRITERS {
-            let options = self.through_gate(writer % nodes + 1).await?;
-            let known = Arc::clone(&self.known);
-            self.writers.spawn(async move { write(&options, &known).await });
+            let node = writer % nodes + 1;
+            let options = self.through_gate(node).await?;
+            self.writers.start(node, options);
         }
         Ok(())
     }
@@ -141,12 +123,14 @@ impl World {
         Ok(options.password(password.trim_end()).disable_statement_logging())
     }
 
+    /// The socket of a node's server.
+    fn own_socket(&self, node: &str) -> PathBuf {
+        self.dir().join(node).join("database/s")
+    }
+
     /// The server of a node, as its supervisor sees it.
     pub(crate) async fn server(&self, node: &str) -> Result<MySqlConnection> {
-        let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("no user")?.name;
-        let socket = self.dir().join(node).join("database/s");
-        let options = MySqlConnectOptions::new().socket(socket).username(&user).disable_statement_logging();
-        Ok(timeout(Duration::from_secs(5), options.connect()).await??)
+        writers::server(&self.own_socket(node)).await
     }
 
     pub(crate) async fn status(&self) -> Result<Value> {
@@ -222,54 +206,12 @@ impl World {
     /// Time from `since` to the first acknowledgement of a row that was asked for after it.
     pub(crate) async fn written_again(&self, since: Instant, limit: Duration) -> Result<Duration> {
         while since.elapsed() < limit {
-            let first = {
-                let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-                held.iter().rev().take(20_000).filter(|row| row.1 >= since).map(|row| row.2).min()
-            };
-            if let Some(first) = first {
-                return Ok(first.saturating_duration_since(since));
+            if let Some(after) = self.writers.written_after(since) {
+                return Ok(after);
             }
             sleep(Duration::from_millis(5)).await;
         }
         bail!("no row was acknowledged within {} s{}", limit.as_secs(), self.logs())
-    }
-
-    /// The longest time without an acknowledgement since then.
-    pub(crate) fn longest_pause(&self, since: Instant) -> Duration {
-        let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut answers: Vec<Instant> =
-            held.iter().map(|row| row.2).filter(|answered| *answered >= since).collect();
-        answers.sort();
-        answers.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
-    }
-
-    /// Answer times of the rows asked for in this time, ms, sorted.
-    #[allow(dead_code)] // only the join is measured so
-    pub(crate) fn answers(&self, from: Instant, to: Instant) -> Vec<f64> {
-        let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = held.iter().filter(|row| row.1 >= from && row.1 <= to);
-        let mut answers: Vec<f64> = rows.map(|row| (row.2 - row.1).as_secs_f64() * 1e3).collect();
-        answers.sort_by(f64::total_cmp);
-        answers
-    }
-
-    /// Rows that were acknowledged so far.
-    pub(crate) fn acknowledged(&self) -> usize {
-        self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// The same, by number.
-    #[allow(dead_code)] // the example has no disasters
-    pub(crate) fn acknowledged_rows(&self) -> Vec<u64> {
-        let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        held.iter().map(|row| row.0).collect()
-    }
-
-    /// These rows may be lost: a disaster was ordered to be one.
-    #[allow(dead_code)] // the example has no disasters
-    pub(crate) fn forget(&self, rows: &BTreeSet<u64>) {
-        let mut held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|row| !rows.contains(&row.0));
     }
 
     /// The primary and two that acknowledge, all well.
@@ -281,106 +223,21 @@ impl World {
 
     /// What must hold: every acknowledged row is on the primary, and all copies are equal in every table.
     pub(crate) async fn judge(&self) -> Result<()> {
-        self.known.pause.store(true, Ordering::SeqCst);
-        let judged = self.judge_paused().await;
-        self.known.pause.store(false, Ordering::SeqCst);
-        judged
-    }
-
-    async fn judge_paused(&self) -> Result<()> {
         let primary = self.primary().await?;
-        let mut lock = self.server(&primary).await?;
-        // Nothing is written meanwhile but by the supervisor's probe: a primary that cannot write is replaced.
-        let locks: Vec<String> =
-            tables(&mut lock).await?.into_iter().map(|table| format!("{table} READ")).collect();
-        lock.execute(AssertSqlSafe(format!("LOCK TABLES {}", locks.join(", ")))).await?;
-        let judged = self.judge_locked(&primary).await;
-        lock.execute("UNLOCK TABLES").await?;
-        lock.close().await?;
-        judged
-    }
-
-    async fn judge_locked(&self, primary: &str) -> Result<()> {
-        let mut server = self.server(primary).await?;
-        let rows: Vec<u64> =
-            sqlx::query_scalar("SELECT id FROM elpis.fault_rows").fetch_all(&mut server).await?;
-        let there: BTreeSet<u64> = rows.into_iter().collect();
-        let lost: Vec<u64> = {
-            let held = self.known.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-            held.iter().map(|row| row.0).filter(|row| !there.contains(row)).collect()
-        };
-        ensure!(
-            lost.is_empty(),
-            "{} acknowledged rows are lost, the first is {:?}",
-            lost.len(),
-            lost.first()
-        );
-        let position: String = sqlx::query_scalar("SELECT @@gtid_binlog_pos").fetch_one(&mut server).await?;
-        let sums = checksums(&mut server).await?;
-        for node in self.nodes()? {
-            if node == primary {
-                continue;
-            }
-            let mut replica = self.server(&node).await?;
-            let reached: i32 = sqlx::query_scalar("SELECT MASTER_GTID_WAIT(?, 20)")
-                .bind(&position)
-                .fetch_one(&mut replica)
-                .await?;
-            ensure!(reached == 0, "{node} does not reach {position}");
-            let theirs = checksums(&mut replica).await?;
-            ensure!(theirs == sums, "{node} differs from {primary}: {:?}", differing(&sums, &theirs));
-            replica.close().await?;
-        }
-        server.close().await?;
-        Ok(())
+        let others = self.nodes()?.into_iter().filter(|node| *node != primary);
+        let others: Vec<PathBuf> = others.map(|node| self.own_socket(&node)).collect();
+        let others: Vec<&Path> = others.iter().map(PathBuf::as_path).collect();
+        self.writers.judge(&self.own_socket(&primary), &others).await
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.writers.abort_all();
+        self.writers.stop();
         if let Err(error) = self.run(&["dev", "down"]) {
             eprintln!("the cluster in {} was not stopped: {error:#}", self.dir().display());
         }
     }
-}
-
-fn differing(a: &[(String, String)], b: &[(String, String)]) -> Vec<String> {
-    a.iter().filter(|sum| !b.contains(sum)).map(|sum| sum.0.clone()).collect()
-}
-
-/// Every table of the product, no views.
-async fn tables(server: &mut MySqlConnection) -> Result<Vec<String>> {
-    let tables = "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME) FROM information_schema.TABLES \
-        WHERE TABLE_SCHEMA='elpis' AND TABLE_TYPE='BASE TABLE' ORDER BY 1";
-    Ok(sqlx::query_scalar(tables).fetch_all(&mut *server).await?)
-}
-
-async fn checksums(server: &mut MySqlConnection) -> Result<Vec<(String, String)>> {
-    let text = format!("CHECKSUM TABLE {}", tables(server).await?.join(", "));
-    let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *server).await?;
-    let of = |row: &sqlx::mysql::MySqlRow| {
-        let sum: Option<String> = row.try_get_unchecked(1).ok().flatten();
-        Ok::<_, anyhow::Error>((row.try_get_unchecked(0)?, sum.unwrap_or_default()))
-    };
-    rows.iter().map(of).collect()
-}
-
-/// The primary is open and two others acknowledge.
-pub(crate) fn well(status: &Value) -> bool {
-    let database = &status["database"];
-    let works = |name: &Value| {
-        let nodes = status["nodes"].as_array();
-        nodes
-            .and_then(|nodes| nodes.iter().find(|node| node["name"] == *name))
-            .is_some_and(|node| node["database"]["works"] == true)
-    };
-    let set = database["ack_set"].as_array().cloned().unwrap_or_default();
-    database["mode"] == "sync"
-        && database["failing_over"] == false
-        && set.len() == 2
-        && works(&database["primary"])
-        && set.iter().all(works)
 }
 
 fn brief(status: &Value) -> String {
@@ -388,30 +245,4 @@ fn brief(status: &Value) -> String {
     let nodes: Vec<String> =
         nodes.iter().map(|node| format!("{} {} {}", node["name"], node["state"], node["database"])).collect();
     format!("{} {}", status["database"], nodes.join("; "))
-}
-
-/// One row after the other, for ever.
-async fn write(options: &MySqlConnectOptions, known: &Known) {
-    loop {
-        if let Ok(Ok(mut conn)) = timeout(ANSWER, options.connect()).await {
-            loop {
-                while known.pause.load(Ordering::SeqCst) {
-                    sleep(LOOK).await;
-                }
-                let row = known.next.fetch_add(1, Ordering::SeqCst) + 1;
-                let asked = Instant::now();
-                let insert =
-                    sqlx::query("INSERT INTO fault_rows (id) VALUES (?)").bind(row).execute(&mut conn);
-                // Nothing is known of a row without an answer, and its connection is not used again.
-                let Ok(Ok(_)) = timeout(ANSWER, insert).await else { break };
-                let answered = Instant::now();
-                known
-                    .acknowledged
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((row, asked, answered));
-            }
-        }
-        sleep(LOOK).await;
-    }
 }

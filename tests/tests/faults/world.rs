@@ -2,6 +2,8 @@
 
 mod clock;
 mod database;
+mod links;
+mod own_database;
 
 use elpis_watch::Method;
 use serde_json::{Value, json};
@@ -12,7 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const NODES: u8 = 3;
-const ROLES: [&str; 5] = ["node", "tentacle-server", "data-server", "network-server", "console"];
+const ROLES: [&str; 6] = ["node", "db-gate", "tentacle-server", "data-server", "network-server", "console"];
+/// Of the account through which the nodes' own database is administered.
+const PASSWORD: &str = "of no worth";
 const LOOK: Duration = Duration::from_millis(50);
 const QUESTION: Duration = Duration::from_millis(800);
 
@@ -20,6 +24,8 @@ pub(crate) struct World {
     dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     children: BTreeMap<(u8, &'static str), Child>,
+    /// The nodes run the database themselves.
+    managed: bool,
     /// Nodes whose processes start with a library that sets their wall clock wrong.
     clocks: BTreeMap<u8, PathBuf>,
 }
@@ -69,10 +75,24 @@ impl World {
         filtered.err().map(|error| format!("nftables cannot be used: {}", error.trim()))
     }
 
+    /// With a database outside of the nodes.
     pub(crate) fn new() -> World {
+        let world = World::bare(false);
+        // Its node is stopped at once: what stays is a MariaDB with a schema and an account.
+        world.dev(&["dev", "up", "--detach", "--one-database", "--nodes", "1"]);
+        world.dev(&["dev", "stop", "n1"]);
+        world
+    }
+
+    /// With a copy of the database on each node.
+    pub(crate) fn managed() -> World {
+        World::bare(true)
+    }
+
+    fn bare(managed: bool) -> World {
         let dir = tempfile::Builder::new().prefix("elpis-faults").tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let world = World { dir, runtime, children: BTreeMap::new(), clocks: BTreeMap::new() };
+        let world = World { dir, runtime, children: BTreeMap::new(), managed, clocks: BTreeMap::new() };
         must(&format!("netns add {}", space(0)));
         must(&format!("-n {} link add br0 type bridge", space(0)));
         must(&format!("-n {} link set br0 up", space(0)));
@@ -86,10 +106,13 @@ impl World {
             must(&format!("-n {} link set p{node} up", space(0)));
             std::fs::create_dir_all(world.folder(node).join("run")).unwrap();
         }
-        // Its node is stopped at once: what stays is a MariaDB with a schema and an account.
-        world.dev(&["dev", "up", "--detach", "--one-database", "--nodes", "1"]);
-        world.dev(&["dev", "stop", "n1"]);
         world
+    }
+
+    /// Processes of a node.
+    fn roles(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let managed = self.managed;
+        ROLES.into_iter().filter(move |role| managed || *role != "db-gate")
     }
 
     fn dev(&self, arguments: &[&str]) -> String {
@@ -122,6 +145,9 @@ impl World {
         let data = folder.display().to_string();
         let socket = self.socket(node, "node.sock").display().to_string();
         let at = |port: u16| format!("10.99.0.{node}:{port}");
+        let gate = at(7004);
+        let own_database: &[&str] =
+            if self.managed { &["--gate-address", &gate, "--database-memory", "64"] } else { &[] };
         let arguments: Vec<String> = match role {
             "node" => [
                 "--data",
@@ -135,8 +161,13 @@ impl World {
                 "--console-address",
                 &at(7002),
             ]
-            .map(str::to_owned)
-            .to_vec(),
+            .iter()
+            .chain(own_database)
+            .map(|word| (*word).to_owned())
+            .collect(),
+            "db-gate" => {
+                ["--socket", &socket, "--data", &data, "--listen", &gate].map(str::to_owned).to_vec()
+            }
             "tentacle-server" => [
                 "--socket",
                 &socket,
@@ -184,22 +215,11 @@ impl World {
         self.until("node agents answer", Duration::from_secs(20), |world| {
             (1..=NODES).all(|node| world.status(node).is_some())
         });
-        let env = self.dev(&["dev", "env"]);
-        let of = |name: &str| {
-            let line = env.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).unwrap();
-            line.trim_matches('\'').to_owned()
+        let order = match self.managed {
+            true => json!({ "name": "faults", "managed": { "password": PASSWORD } }),
+            false => json!({ "name": "faults", "database": self.outside_database() }),
         };
-        let password = std::fs::read_to_string(of("ELPIS_DATABASE_PASSWORD_FILE")).unwrap();
-        let database = json!({
-            "url": of("ELPIS_DATABASE_URL"), "user": of("ELPIS_DATABASE_USER"), "password": password.trim_end(),
-        });
-        self.ask(
-            1,
-            Method::POST,
-            "/v1/cluster/init",
-            Some(&json!({ "name": "faults", "database": database })),
-        )
-        .unwrap();
+        self.ask(1, Method::POST, "/v1/cluster/init", Some(&order)).unwrap();
         for node in 2..=NODES {
             let mut offer = None;
             self.until("a node may be added", Duration::from_secs(20), |world| {
@@ -216,13 +236,25 @@ impl World {
             });
         }
         for node in 1..=NODES {
-            for role in &ROLES[1..] {
+            for role in self.roles().skip(1) {
                 self.start(node, role);
             }
         }
         for node in 1..=NODES {
             self.until_back(node);
         }
+    }
+
+    fn outside_database(&self) -> Value {
+        let env = self.dev(&["dev", "env"]);
+        let of = |name: &str| {
+            let line = env.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).unwrap();
+            line.trim_matches('\'').to_owned()
+        };
+        let password = std::fs::read_to_string(of("ELPIS_DATABASE_PASSWORD_FILE")).unwrap();
+        json!({
+            "url": of("ELPIS_DATABASE_URL"), "user": of("ELPIS_DATABASE_USER"), "password": password.trim_end(),
+        })
     }
 
     pub(crate) fn add_checks(&self, count: u32, interval_s: u32) {
@@ -388,29 +420,6 @@ impl World {
         self.until_back(node);
     }
 
-    /// Takes the node's cable out.
-    pub(crate) fn cut(&self, node: u8) {
-        must(&format!("-n {} link set p{node} down", space(0)));
-    }
-
-    pub(crate) fn heal(&self, node: u8) {
-        must(&format!("-n {} link set p{node} up", space(0)));
-    }
-
-    /// What it sends is lost; it still hears.
-    pub(crate) fn mute(&self, node: u8) {
-        self.nft(node, "add table inet elpis_test; add chain inet elpis_test out { type filter hook output priority 0; }; add rule inet elpis_test out oifname v0 drop");
-    }
-
-    pub(crate) fn unmute(&self, node: u8) {
-        self.nft(node, "delete table inet elpis_test");
-    }
-
-    fn nft(&self, node: u8, rules: &str) {
-        let done = Command::new("ip").args(["netns", "exec", &space(node), "nft", rules]).output().unwrap();
-        assert!(done.status.success(), "nft {rules}: {}", String::from_utf8_lossy(&done.stderr));
-    }
-
     /// Every process of a node dies at once.
     pub(crate) fn kill_all(&mut self, node: u8) {
         let theirs = self.children.iter_mut().filter(|((of, _), _)| *of == node);
@@ -422,7 +431,7 @@ impl World {
     }
 
     pub(crate) fn start_all(&mut self, node: u8) {
-        ROLES.iter().for_each(|role| self.start(node, role));
+        self.roles().for_each(|role| self.start(node, role));
         self.until_back(node);
     }
 
@@ -462,8 +471,7 @@ impl Drop for World {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ =
-            Command::new(program()).args(["dev", "down", "--dir"]).arg(self.dir.path().join("dev")).output();
+        self.end_databases();
         for node in 0..=NODES {
             let _ = ip(&format!("netns del {}", space(node)));
         }
