@@ -146,6 +146,10 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
             let primary = database.primary.as_deref().unwrap_or("none");
             lines.push(("Database", format!("primary {primary}, {}", database.mode)));
         }
+        for (address, node) in &status.addresses {
+            let node = if node.is_empty() { "nobody yet" } else { node };
+            lines.push(("Address", format!("{address}, virtual, held by {node}")));
+        }
         for node in &status.nodes {
             let role = node.database.as_ref().map_or("", |copy| copy.main.as_str());
             let services = node.services.values();

@@ -269,7 +269,7 @@ impl Leader {
         }
         self.timeline(&mut commands, now);
         commands.extend(self.end_moves(now));
-        commands.extend(know.jobs(state, JOBS));
+        commands.extend(know.jobs(state, &state.job_names(JOBS)));
         if moved == 0 {
             commands.extend(self.begin_moves(&know, now));
         }

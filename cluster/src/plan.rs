@@ -168,15 +168,15 @@ impl Knowledge {
 
     /// Jobs whose node is gone, draining or unfit, with the node that should run them.
     #[must_use]
-    pub fn jobs(&self, state: &ClusterState, names: &[&str]) -> Vec<Command> {
+    pub fn jobs(&self, state: &ClusterState, names: &[String]) -> Vec<Command> {
         let targets = self.targets(state);
-        let misplaced = |name: &&&str| state.jobs.get(**name).is_none_or(|job| !targets.contains(&job.node));
+        let misplaced = |name: &&String| state.jobs.get(*name).is_none_or(|job| !targets.contains(&job.node));
         names
             .iter()
             .filter(misplaced)
             .filter_map(|name| {
                 let node = *targets.iter().min_by_key(|id| (job_count(state, **id), mix(0, **id)))?;
-                Some(Command::SetJob { name: (*name).to_owned(), node })
+                Some(Command::SetJob { name: name.clone(), node })
             })
             .collect()
     }

@@ -4,6 +4,7 @@
 //! log. Invariants kept here: a shard has at most one owner; its epochs only grow; a shard leaves a *live* owner only
 //! through a release that this owner acknowledged; a session only grows, and grows whenever a lease is declared over.
 
+mod addresses;
 mod apply;
 mod command;
 mod hold;
@@ -12,6 +13,7 @@ mod shards;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use addresses::MAX_ADDRESSES;
 pub use command::{Applied, Command, FORMAT, Failover, Refused, Secret};
 pub use hold::{HOLD_FORGET_MS, HOLD_MAX_MS, HOLD_MIN_MS, Hold};
 pub use recovered::{INDEX_JUMP, JUMP, audit as recovery_audit};
@@ -49,6 +51,9 @@ pub struct ClusterState {
     pub nodes: BTreeMap<NodeId, Node>,
     pub shards: Shards,
     pub jobs: BTreeMap<String, Job>,
+    /// Virtual addresses, as `10.0.0.50`: holding one is a job.
+    #[serde(default)]
+    pub addresses: BTreeSet<String>,
     /// The administration account; its password is sealed with the cluster key.
     pub database: Option<Database>,
     /// Nodes whose database accounts are made, and for which epoch of the database.
@@ -139,6 +144,7 @@ impl Default for ClusterState {
             nodes: BTreeMap::new(),
             shards: Shards::default(),
             jobs: BTreeMap::new(),
+            addresses: BTreeSet::new(),
             database: None,
             accounts: BTreeMap::new(),
             group: None,

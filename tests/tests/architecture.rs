@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("elpis-appliance", &["elpis-watch", "elpis-cluster"]),
     ("elpis-sim", &["elpis-cluster", "elpis-watch"]),
     ("elpis-database", &["elpis-cluster", "elpis-watch"]),
+    ("elpis-addresses", &["elpis-watch"]),
     ("elpis-agentxml", &["elpis-monitor"]),
     ("elpis-store", &["elpis-monitor"]),
     ("elpis-probe", &["elpis-monitor"]),
@@ -25,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "elpis-watch",
             "elpis-monitor",
+            "elpis-addresses",
             "elpis-agentxml",
             "elpis-tentacle",
             "elpis-store",
@@ -42,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Libraries, and the crates that alone may name them in their dependencies.
 const HOMES: &[(&str, &[&str])] = &[
     ("openraft", &["elpis-cluster", "elpis-sim"]),
+    ("rtnetlink", &["elpis-addresses"]),
     ("redb", &["elpis-cluster", "elpis-sim"]),
     ("sqlx", &["elpis-store", "elpis-database"]),
     ("async-snmp", &["elpis-probe"]),

@@ -86,7 +86,7 @@ fn user(state: &ClusterState, node: NodeId, role: Role) -> String {
         Role::DataServer => "data",
         Role::NetworkServer => "network",
         Role::Console => "console",
-        Role::TentacleServer | Role::DbGate => "none",
+        Role::TentacleServer | Role::DbGate | Role::AddressKeeper => "none",
     };
     format!("elpis-{cluster}-{node}-{role}")
 }

@@ -6,7 +6,7 @@ use super::messages::{GroupOrder, GroupReport};
 use super::{Agent, accounts, locked};
 use crate::database::{Applied, Disks, Order, Report};
 use crate::state::{ClusterState, NodeState, Secret};
-use elpis_watch::{NodeId, Role, Traffic, TrafficDone};
+use elpis_watch::{ADDRESS_JOB, NodeId, Role, Traffic, TrafficDone};
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -309,7 +309,9 @@ fn context(state: &ClusterState, member: &Member) -> Context {
             context.fence.push((format!("{}/{}", node.name, role.as_str()), node.session));
         }
     }
-    context.fence.extend(state.jobs.iter().map(|(name, job)| (format!("job/{name}"), job.epoch)));
+    // Holding an address writes nothing.
+    let writes = state.jobs.iter().filter(|(name, _)| !name.starts_with(ADDRESS_JOB));
+    context.fence.extend(writes.map(|(name, job)| (format!("job/{name}"), job.epoch)));
     if let Some(named) = &state.database {
         let password = accounts::open(key, &named.password).unwrap_or_default();
         context.admin = Login { user: named.user.clone(), password: Secret(password) };

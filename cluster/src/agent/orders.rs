@@ -6,6 +6,7 @@ use super::{Agent, accounts, database, status};
 use crate::bootstrap;
 use crate::database::{Entry, Room};
 use crate::state::{Command, MANAGED, Secret};
+use elpis_watch::Role;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,28 @@ impl Endpoint {
 pub(super) struct Target {
     /// Name or id.
     node: String,
+}
+
+/// `POST /v1/cluster/address`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Address {
+    /// As `10.0.0.50`.
+    address: String,
+    /// False: it goes.
+    keep: bool,
+}
+
+/// A virtual address comes or goes.
+pub(super) async fn address(agent: &Agent, member: &Member, order: Address) -> Result<(), No> {
+    if order.keep && !agent.config.roles.contains(&Role::AddressKeeper) {
+        let why = "no address-keeper runs on this node: start its node agent with --virtual-addresses, and `elpis address-keeper`";
+        return Err(No(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()));
+    }
+    let command = Command::Address { address: order.address, keep: order.keep };
+    let what = command.to_string();
+    member.node.propose(command).await?;
+    audit(member, &what).await;
+    Ok(())
 }
 
 /// Answer of `POST /v1/cluster/add-node`.

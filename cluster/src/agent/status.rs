@@ -12,7 +12,7 @@ use crate::database::Moved;
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, MANAGED, NodeState};
 use crate::types::boot_ms;
-use elpis_watch::{NodeId, SHARDS};
+use elpis_watch::{ADDRESS_JOB, NodeId, SHARDS};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,6 +51,9 @@ pub struct Status {
     pub revision: u64,
     pub database: Option<DatabaseLine>,
     pub jobs: BTreeMap<String, String>,
+    /// Virtual addresses, and the nodes that are to hold them; empty = none yet.
+    #[serde(default)]
+    pub addresses: BTreeMap<String, String>,
     /// Planned moves under way.
     pub moves: usize,
     /// Newest first.
@@ -296,6 +299,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
         },
         database,
         jobs: state.jobs.iter().map(|(job, at)| (job.clone(), name(at.node))).collect(),
+        addresses: addresses(state, name),
         moves: state.moves().count(),
         failovers: state
             .failovers
@@ -317,6 +321,13 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
         warnings,
         ..base
     }
+}
+
+fn addresses(state: &ClusterState, name: impl Fn(NodeId) -> String) -> BTreeMap<String, String> {
+    let holder = |address: &String| {
+        state.jobs.get(&format!("{ADDRESS_JOB}{address}")).map_or_else(String::new, |job| name(job.node))
+    };
+    state.addresses.iter().map(|address| (address.clone(), holder(address))).collect()
 }
 
 /// PURE: the database, and how many of its accounts are there.

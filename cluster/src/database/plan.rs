@@ -1,6 +1,9 @@
 //! What the leader agrees on next, and what it asks of every supervisor.
 
 mod disk;
+mod isolated;
+#[cfg(test)]
+mod world;
 
 use super::group::{Entry, Group, Mode};
 use super::pace::Pace;
@@ -20,6 +23,9 @@ const ALONE_OF_TWO_MS: i64 = 5_000;
 const GIVE_AWAY_MS: i64 = 10_000;
 /// The write probe of a primary fails for so long before it is replaced.
 const PROBE_MS: i64 = 2_000;
+/// Nobody gets to a primary whose node is heard for so long before it is replaced: longer than a replica needs to come
+/// back by itself.
+const ISOLATED_MS: i64 = 3_000;
 /// A primary that does not open its gate for so long is replaced.
 const OPEN_MS: i64 = 5_000;
 /// A replica that is behind by no more is near enough to acknowledge.
@@ -308,6 +314,8 @@ impl Planner {
         let closed = head.is_some_and(|head| !leads(head));
         let closed = self.lasting(primary, "does not open", closed, now_ms) >= OPEN_MS;
         let closed = closed && !group.heirs().is_empty();
+        let isolated = isolated::is(group, head, current);
+        let isolated = self.lasting(primary, "nobody gets to it", isolated, now_ms) >= ISOLATED_MS;
         // Where all disks are full another primary would write no more than this one.
         let full = head.is_some_and(|head| head.local.room == Room::Full);
         let stuck = full && disk::roomier(group, current).next().is_none();
@@ -327,12 +335,13 @@ impl Planner {
             () if silent && full => "its disk is full",
             () if silent => "it did not write",
             () if closed => "it did not open",
+            () if isolated => "no other node gets to its database",
             () if short => "its disk is nearly full",
             () => "",
         };
         if !plan.why.is_empty() {
             // Who writes nothing cannot hand over.
-            let prefer = roomier.filter(|_| short && !(dead || fell || silent || closed));
+            let prefer = roomier.filter(|_| short && !(dead || fell || silent || closed || isolated));
             entries.push(Entry::FailoverStart { epoch: epoch + 1, prefer });
         }
         let made = group.members.get(&primary).is_some_and(|member| member.verified);

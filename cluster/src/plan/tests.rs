@@ -83,13 +83,13 @@ fn orphans_find_an_owner_even_when_all_others_drain() {
 fn jobs_follow_the_living() {
     let know = Knowledge::default();
     let mut state = cluster(2);
-    let place = know.jobs(&state, &["purge"]);
+    let place = know.jobs(&state, &["purge".to_owned()]);
     assert_eq!(place.len(), 1);
     state.apply(300, &place[0]).unwrap();
-    assert!(know.jobs(&state, &["purge"]).is_empty());
+    assert!(know.jobs(&state, &["purge".to_owned()]).is_empty());
     let node = state.jobs["purge"].node;
     state.apply(301, &Command::LeaseOver { node, session: 1, at_ms: 0, reason: String::new() }).unwrap();
-    state.apply(302, &know.jobs(&state, &["purge"])[0]).unwrap();
+    state.apply(302, &know.jobs(&state, &["purge".to_owned()])[0]).unwrap();
     assert_ne!(state.jobs["purge"].node, node);
     assert_eq!(state.jobs["purge"].epoch, 2);
 }

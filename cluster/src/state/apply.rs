@@ -133,6 +133,7 @@ impl ClusterState {
                 *job = Job { node: *node, epoch: job.epoch + 1 };
                 Ok(Applied::Done)
             }
+            Command::Address { address, keep } => self.virtual_address(address, *keep),
             Command::SetDatabase { url, user, password, mode, ready } => {
                 let old = self.database.as_ref();
                 let same = old.is_some_and(|old| {

@@ -97,6 +97,8 @@ pub enum Command {
     CodeReplaces { code: String, node: NodeId },
     /// Takes a node out for ever because a newcomer takes its place; never one that lives.
     Replace { node: NodeId },
+    /// Adds a virtual address, as `10.0.0.50`, or takes it away.
+    Address { address: String, keep: bool },
 }
 
 impl fmt::Display for Command {
@@ -124,6 +126,8 @@ impl fmt::Display for Command {
             Command::Database(entry) => write!(f, "database group: {entry:?}"),
             Command::CodeReplaces { code, node } => write!(f, "join code {code} replaces node {node}"),
             Command::Replace { node } => write!(f, "replace node {node}"),
+            Command::Address { address, keep: true } => write!(f, "virtual address {address}"),
+            Command::Address { address, keep: false } => write!(f, "no virtual address {address}"),
             Command::ConfigChanged => f.write_str("settings changed"),
             Command::OpenJoin { code, .. } => write!(f, "open join code {code}"),
             Command::BurnJoin { code, .. } => write!(f, "burn join code {code}"),
@@ -212,4 +216,10 @@ pub enum Refused {
     NestedBatch,
     #[error("node {0} lives again; nothing has to be given up")]
     StillLives(NodeId),
+    #[error("{0:?} is no virtual address: one of IPv4 that a machine may have is needed, as 10.0.0.50")]
+    NoAddress(String),
+    #[error("there are {0} virtual addresses, the most this version carries; remove one first")]
+    TooManyAddresses(usize),
+    #[error("there is no virtual address {0}; `elpis cluster status` lists them")]
+    UnknownAddress(String),
 }

@@ -28,11 +28,21 @@ pub(crate) enum Order {
     Switchover,
     Replace,
     Remove,
+    AddAddress,
+    RemoveAddress,
 }
 
 impl Order {
-    pub(crate) const ALL: [Order; 6] =
-        [Order::AddNode, Order::Drain, Order::Undrain, Order::Switchover, Order::Replace, Order::Remove];
+    pub(crate) const ALL: [Order; 8] = [
+        Order::AddNode,
+        Order::Drain,
+        Order::Undrain,
+        Order::Switchover,
+        Order::Replace,
+        Order::Remove,
+        Order::AddAddress,
+        Order::RemoveAddress,
+    ];
 
     /// As forms and paths name it.
     pub(crate) fn name(self) -> &'static str {
@@ -43,6 +53,8 @@ impl Order {
             Order::Switchover => "switchover",
             Order::Replace => "replace",
             Order::Remove => "remove",
+            Order::AddAddress => "add-address",
+            Order::RemoveAddress => "remove-address",
         }
     }
 
@@ -57,6 +69,8 @@ impl Order {
                 "Let a new machine take the place of a dead node: shows the words to type there"
             }
             Order::Remove => "Take a node out of the cluster for good",
+            Order::AddAddress => "Add a virtual address",
+            Order::RemoveAddress => "Take a virtual address away",
         }
     }
 
@@ -72,15 +86,19 @@ impl Order {
         match self {
             Order::AddNode => "/v1/cluster/add-node".to_owned(),
             Order::Switchover => "/v1/database/switchover".to_owned(),
+            Order::AddAddress | Order::RemoveAddress => "/v1/cluster/address".to_owned(),
             other => format!("/v1/node/{}", other.name()),
         }
     }
 }
 
-/// Has the node agent do it; the answer is the node agent's.
+/// Has the node agent do it; the answer is the node agent's. `node`: a node's name, or an address.
 async fn give(app: &App, order: Order, node: Option<&str>, who: &str) -> Result<Value, Refused> {
     let body = match (order, node) {
         (Order::AddNode, _) => json!({}),
+        (Order::AddAddress | Order::RemoveAddress, Some(address)) => {
+            json!({ "address": address, "keep": order == Order::AddAddress })
+        }
         (_, Some(node)) if !node.is_empty() => json!({ "node": node }),
         _ => return Err(Refused::bad("Which node? Give its name.")),
     };
@@ -153,6 +171,10 @@ fn said(order: Order, node: &str, done: &Value) -> String {
         Order::Undrain => format!("{node} takes work again."),
         Order::Switchover => format!("{node} becomes the database's primary."),
         Order::Remove => format!("{node} is out of the cluster."),
+        Order::AddAddress => {
+            format!("{node} is held by a node in a moment; the cluster's page says by which.")
+        }
+        Order::RemoveAddress => format!("{node} is held by no node any more."),
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Status {
     #[serde(deserialize_with = "or_default")]
     pub(crate) database: Database,
     pub(crate) jobs: BTreeMap<String, String>,
+    /// Virtual addresses, and who is to hold them.
+    pub(crate) addresses: BTreeMap<String, String>,
     pub(crate) moves: u64,
     pub(crate) failovers: Vec<Failover>,
     pub(crate) warnings: Vec<String>,

@@ -31,7 +31,7 @@ fn role(role: Role) -> Option<AccessRole> {
         Role::DataServer => Some(AccessRole::Data),
         Role::NetworkServer => Some(AccessRole::Network),
         Role::Console => Some(AccessRole::Console),
-        Role::TentacleServer | Role::DbGate => None,
+        Role::TentacleServer | Role::DbGate | Role::AddressKeeper => None,
     }
 }
 

@@ -5,8 +5,8 @@ mod servers;
 
 pub(crate) use dev::{Demo, Dev, Feed, Up};
 pub(crate) use servers::{
-    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile,
-    TentacleServerOptions,
+    AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon,
+    Profile, TentacleServerOptions,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     NetworkServer(NetworkServerOptions),
     /// Run the web console and the API
     Console(ConsoleOptions),
+    /// Hold the virtual addresses that the cluster gives to this node (needs CAP_NET_ADMIN and CAP_NET_RAW)
+    AddressKeeper(AddressKeeperOptions),
     /// Form a cluster, let a node in, see how it stands
     #[command(subcommand)]
     Cluster(Cluster),
@@ -204,6 +206,17 @@ fn roles() -> clap::builder::PossibleValuesParser {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum AddressOrder {
+    /// Add one, some node takes it at once; the nodes need an interface in its network
+    Add {
+        /// Of IPv4, as 10.0.0.50
+        address: String,
+    },
+    /// Take one away
+    Remove { address: String },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum User {
     /// Give somebody who lost it a new password and end all of their sessions; without a file it is made and printed
     ResetPassword {
@@ -223,6 +236,9 @@ pub(crate) enum Cluster {
     Database(DatabaseArgs),
     /// Print the words with which one new node may join
     AddNode,
+    /// Virtual addresses: one node holds each, and another one when that is lost
+    #[command(subcommand)]
+    Address(AddressOrder),
     /// The majority of the nodes is lost for good: this node goes on alone, as a new generation. Shows first what would be
     /// given up; refused while a majority answers. See docs/lost-majority.md
     Recover(Recover),

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             None => run::node(node.daemon),
             Some(order) => operate::main(&cli.scope, operate::Order::Node(order)),
         },
+        Command::AddressKeeper(options) => run::address_keeper(options),
         Command::DbGate(options) => run::db_gate(options),
         Command::TentacleServer(options) => run::tentacle_server(options),
         Command::DataServer(options) => run::data_server(options),

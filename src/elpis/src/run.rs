@@ -3,10 +3,11 @@
 //! Each follows the same order: log, signals, the library's `run` until SIGTERM, exit code.
 
 use crate::cli::{
-    ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon, Profile,
-    TentacleServerOptions,
+    AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon,
+    Profile, TentacleServerOptions,
 };
 use anyhow::{Context, Result};
+use elpis_addresses::AddressError;
 use elpis_cluster::agent::database::Hand;
 use elpis_cluster::agent::{self, AgentConfig};
 use elpis_cluster::raft_node;
@@ -52,7 +53,12 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
     if roles.is_empty() {
         // Without an address for a gate there is none.
         let gate = options.gate_address.is_some();
-        roles = BUILT.iter().copied().filter(|role| gate || *role != Role::DbGate).collect();
+        let runs = |role: &Role| match role {
+            Role::DbGate => gate,
+            Role::AddressKeeper => options.virtual_addresses,
+            _ => true,
+        };
+        roles = BUILT.iter().copied().filter(runs).collect();
     }
     let timings = match options.profile {
         Profile::Lan => Timings::LAN,
@@ -98,6 +104,14 @@ pub(crate) fn db_gate(options: DbGateOptions) -> ExitCode {
         let link = Link::connect(&options.place.socket, Role::DbGate).await?;
         let config = GateConfig { data: options.place.data, listen: options.listen };
         until_superseded(&link, gate::run(config, link.clone(), stop)).await
+    })
+}
+
+pub(crate) fn address_keeper(options: AddressKeeperOptions) -> ExitCode {
+    serve(async move |stop| match elpis_addresses::run(&options.socket, stop).await {
+        // By its own type, so that the exit code is right.
+        Err(AddressError::Link(error)) => Err(error.into()),
+        done => Ok(done?),
     })
 }
 

@@ -28,12 +28,20 @@ pub enum Role {
     Console,
     /// The way of all others to the database's primary.
     DbGate,
+    /// Holds virtual addresses.
+    AddressKeeper,
 }
 
 impl Role {
     /// All roles, in start order.
-    pub const ALL: [Role; 5] =
-        [Role::DbGate, Role::TentacleServer, Role::DataServer, Role::NetworkServer, Role::Console];
+    pub const ALL: [Role; 6] = [
+        Role::DbGate,
+        Role::TentacleServer,
+        Role::DataServer,
+        Role::NetworkServer,
+        Role::Console,
+        Role::AddressKeeper,
+    ];
     /// Name as on the command line, in fence rows and in status.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,6 +50,7 @@ impl Role {
             Role::NetworkServer => "network-server",
             Role::Console => "console",
             Role::DbGate => "db-gate",
+            Role::AddressKeeper => "address-keeper",
         }
     }
 }
@@ -142,6 +151,12 @@ pub struct Map {
 }
 
 impl Map {
+    /// Virtual addresses that `node` is to hold, as `10.0.0.50`.
+    pub fn addresses(&self, node: NodeId) -> impl Iterator<Item = &str> {
+        let held = self.jobs.iter().filter(move |(_, job)| job.node == node);
+        held.filter_map(|(name, _)| name.strip_prefix(ADDRESS_JOB))
+    }
+
     /// Shards (with their epochs) that `node` owns and is not giving away.
     pub fn owned(&self, node: NodeId) -> Vec<(u16, u64)> {
         let leaving: std::collections::BTreeSet<u16> =
@@ -222,6 +237,9 @@ impl std::fmt::Debug for Database {
             .finish_non_exhaustive()
     }
 }
+
+/// Before the address, in the name of the job to hold it: `address/10.0.0.50`.
+pub const ADDRESS_JOB: &str = "address/";
 
 /// A singleton job: the data server of `node` runs it, under fence row `job/<name>` with `epoch` as its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! says in the end whether anything ran twice or stood still for long.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
+mod addresses;
 mod partition;
 mod world;
 #[path = "../support/writers.rs"]

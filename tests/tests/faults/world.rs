@@ -1,5 +1,6 @@
 //! Three nodes in network namespaces on one bridge, and the MariaDB of a development cluster behind a unix socket.
 
+mod addresses;
 mod clock;
 mod database;
 mod links;
@@ -14,9 +15,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const NODES: u8 = 3;
-const ROLES: [&str; 6] = ["node", "db-gate", "tentacle-server", "data-server", "network-server", "console"];
+const ROLES: [&str; 7] =
+    ["node", "db-gate", "tentacle-server", "data-server", "network-server", "console", "address-keeper"];
 /// Of the account through which the nodes' own database is administered.
-const PASSWORD: &str = "of no worth";
+const PASSWORD: &str = "of-no-worth-in-any-case";
 const LOOK: Duration = Duration::from_millis(50);
 const QUESTION: Duration = Duration::from_millis(800);
 
@@ -26,6 +28,8 @@ pub(crate) struct World {
     children: BTreeMap<(u8, &'static str), Child>,
     /// The nodes run the database themselves.
     managed: bool,
+    /// The nodes hold virtual addresses. Set before the cluster is formed.
+    pub(crate) addresses: bool,
     /// Nodes whose processes start with a library that sets their wall clock wrong.
     clocks: BTreeMap<u8, PathBuf>,
 }
@@ -92,10 +96,18 @@ impl World {
     fn bare(managed: bool) -> World {
         let dir = tempfile::Builder::new().prefix("elpis-faults").tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let world = World { dir, runtime, children: BTreeMap::new(), managed, clocks: BTreeMap::new() };
+        let world = World {
+            dir,
+            runtime,
+            children: BTreeMap::new(),
+            managed,
+            addresses: false,
+            clocks: BTreeMap::new(),
+        };
         must(&format!("netns add {}", space(0)));
         must(&format!("-n {} link add br0 type bridge", space(0)));
         must(&format!("-n {} link set br0 up", space(0)));
+        must(&format!("-n {} addr add 10.99.0.254/24 dev br0", space(0)));
         for node in 1..=NODES {
             must(&format!("netns add {}", space(node)));
             must(&format!("-n {} link add v0 type veth peer name p{node} netns {}", space(node), space(0)));
@@ -111,8 +123,12 @@ impl World {
 
     /// Processes of a node.
     fn roles(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let managed = self.managed;
-        ROLES.into_iter().filter(move |role| managed || *role != "db-gate")
+        let (managed, addresses) = (self.managed, self.addresses);
+        ROLES.into_iter().filter(move |role| match *role {
+            "db-gate" => managed,
+            "address-keeper" => addresses,
+            _ => true,
+        })
     }
 
     fn dev(&self, arguments: &[&str]) -> String {
@@ -146,8 +162,13 @@ impl World {
         let socket = self.socket(node, "node.sock").display().to_string();
         let at = |port: u16| format!("10.99.0.{node}:{port}");
         let gate = at(7004);
-        let own_database: &[&str] =
-            if self.managed { &["--gate-address", &gate, "--database-memory", "64"] } else { &[] };
+        let mut more: Vec<&str> = Vec::new();
+        if self.managed {
+            more.extend(["--gate-address", &gate, "--database-memory", "64"]);
+        }
+        if self.addresses {
+            more.push("--virtual-addresses");
+        }
         let arguments: Vec<String> = match role {
             "node" => [
                 "--data",
@@ -162,7 +183,7 @@ impl World {
                 &at(7002),
             ]
             .iter()
-            .chain(own_database)
+            .chain(&more)
             .map(|word| (*word).to_owned())
             .collect(),
             "db-gate" => {

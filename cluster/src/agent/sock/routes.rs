@@ -95,6 +95,10 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
             orders::set_database(&member, endpoint).await?;
             json(&Nothing {})
         }
+        (&Method::POST, "/v1/cluster/address") => {
+            orders::address(agent, &*member(agent)?, read(body).await?).await?;
+            json(&Nothing {})
+        }
         (&Method::POST, "/v1/database/switchover") => {
             orders::switchover(agent, &*member(agent)?, read(body).await?).await?;
             json(&Nothing {})

@@ -85,6 +85,9 @@ fn tell(status: &Status) -> Markup {
                 @if let Some(primary) = &status.database.primary { (primary) " " }
                 (database::tell(&status.database))
             } }
+            @for (address, node) in &status.addresses {
+                div { dt { "Address" } dd { (address) small { "virtual, held by " @if node.is_empty() { "nobody yet" } @else { (node) } } } }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ impl View {
             div.head { h1 { "Orders" } a href="/cluster" { "back to the cluster" } }
             @if !said.is_empty() { p.note role="status" { (said) } }
             section.panel.account {
-                header { h2 { "Order" } span.muted { "typing the node's name confirms it" } }
+                header { h2 { "Order" } span.muted { "typing the name confirms it" } }
                 form.pad method="post" action="/cluster/orders" {
                     @if !error.is_empty() { p.error role="alert" { (super::mark_as("critical", "")) " " (error) } }
                     (self.csrf())
@@ -22,7 +22,7 @@ impl View {
                             @for order in Order::ALL { option value=(order.name()) selected[last == Some(order)] { (order.text()) } }
                         }
                     }
-                    label { "Name of the node (none for a new one)" input type="text" name="node" list="nodes" maxlength="150" autocomplete="off" spellcheck="false"; }
+                    label { "Name of the node, or the address (nothing for a new node)" input type="text" name="node" list="nodes" maxlength="150" autocomplete="off" spellcheck="false"; }
                     datalist #nodes { @for node in nodes { option value=(node.name) { (node.state) } } }
                     button.button.main { "Do it" }
                 }

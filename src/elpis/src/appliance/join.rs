@@ -23,8 +23,9 @@ const FAILED: &str = "join.failed";
 /// What a reset leaves: the machine's name and answers, where it goes, why it could not, what a check of the disk found.
 const KEPT: [&str; 5] = ["identity.json", "answers", "lost+found", WANTED, FAILED];
 /// Units that a reset stops, in this order, and starts again.
-const UNITS: [&str; 7] = [
+const UNITS: [&str; 8] = [
     "elpis-form",
+    "elpis-address-keeper",
     "elpis-console",
     "elpis-network-server",
     "elpis-data-server",

@@ -48,6 +48,9 @@ pub(crate) struct NodeDaemon {
     /// disk below 5 GiB
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(..=65_536))]
     pub(crate) database_reserve: Option<u32>,
+    /// This node may hold virtual addresses: `elpis address-keeper` runs on it
+    #[arg(long)]
+    pub(crate) virtual_addresses: bool,
     /// How quickly a silent node is given up
     #[arg(long, value_enum, default_value_t = Profile::Lan)]
     pub(crate) profile: Profile,
@@ -92,6 +95,13 @@ pub(crate) struct DbGateOptions {
     /// Address for the gates of other nodes (mTLS)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AddressKeeperOptions {
+    /// node.sock of this node
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -1,7 +1,7 @@
 //! `elpis cluster …`, `elpis join`, `elpis node drain|undrain|remove`: through node.sock, without the database.
 
 use super::{secret, status};
-use crate::cli::{Cluster as Asked, DatabaseArgs, Init, Join, LogLevel, NodeOrder, Scope};
+use crate::cli::{AddressOrder, Cluster as Asked, DatabaseArgs, Init, Join, LogLevel, NodeOrder, Scope};
 use crate::find::Cluster;
 use crate::output;
 use anyhow::{Result, bail, ensure};
@@ -19,6 +19,7 @@ pub(super) async fn cluster(cluster: &Cluster, scope: &Scope, order: Asked) -> R
         Asked::Init(init) => self::init(cluster, scope, init).await,
         Asked::Database(to) => database(cluster, scope, &to).await,
         Asked::AddNode => add_node(cluster, scope).await,
+        Asked::Address(order) => address(cluster, scope, order).await,
         Asked::Recover(recover) => super::lost::recover(cluster, scope, recover).await,
         Asked::Status { watch: true } => status::watch(cluster, scope.json).await,
         Asked::Status { watch: false } => {
@@ -47,6 +48,19 @@ async fn init(cluster: &Cluster, scope: &Scope, init: Init) -> Result<()> {
         &made,
         &format!("the cluster {} has its first node; let others in with: elpis cluster add-node", init.name),
     );
+    Ok(())
+}
+
+async fn address(cluster: &Cluster, scope: &Scope, order: AddressOrder) -> Result<()> {
+    let (address, keep, text) = match order {
+        AddressOrder::Add { address } => {
+            (address, true, "is held by a node in a moment; `elpis cluster status` says by which")
+        }
+        AddressOrder::Remove { address } => (address, false, "is held by no node any more"),
+    };
+    let body = json!({ "address": address, "keep": keep });
+    let done = cluster.node(Method::POST, "/v1/cluster/address", Some(&body)).await?;
+    said(scope, &done, &format!("{address} {text}"));
     Ok(())
 }
 
