@@ -25,6 +25,8 @@ const VERSION: u8 = 1;
 const WHOLE: u8 = b'W';
 /// Time for a gate that has just been started.
 const GATE: Duration = Duration::from_secs(20);
+/// So far ahead of the allowed rate it may be: a shorter sleep lasts longer than it should.
+const AHEAD: Duration = Duration::from_millis(20);
 const PIECE: usize = 256 * 1024;
 /// Beside a copy as large as the old one.
 const SPARE: u64 = 64 << 20;
@@ -123,7 +125,10 @@ async fn give(config: &Config, folder: &Folder, mut to: UnixStream) -> Result<u6
         bytes += count as u64;
         // No faster than allowed: the disk and the network are the primary's first.
         let due = Duration::from_secs_f64(bytes as f64 / config.copy_bytes_per_s.max(1) as f64);
-        sleep(due.saturating_sub(begin.elapsed())).await;
+        let ahead = due.saturating_sub(begin.elapsed());
+        if ahead > AHEAD {
+            sleep(ahead).await;
+        }
     }
     let status = child.wait().await.map_err(broken)?;
     if !status.success() {
@@ -236,22 +241,21 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
         .spawn()
         .map_err(|e| Error::File("cannot start mbstream".to_owned(), e))?;
     let mut to = child.stdin.take().ok_or_else(|| Error::Other("mbstream has no input".to_owned()))?;
-    let (mut bytes, mut piece, mut last) = (0u64, vec![0; PIECE], None);
+    let (mut bytes, mut piece, mut held) = (0u64, vec![0; PIECE], 0);
     loop {
-        let count = within(from.read(&mut piece)).await?;
+        let count = within(from.read(&mut piece[held..])).await?;
         if count == 0 {
             break;
         }
-        // The last byte says whether the stream is whole; it is not mbstream's.
-        if let Some(last) = last.replace(piece[count - 1]) {
-            within(to.write_all(&[last])).await?;
-        }
-        within(to.write_all(&piece[..count - 1])).await?;
+        // The last byte says whether the stream is whole; it is not mbstream's, and stays here until it is known to be it.
+        let end = held + count - 1;
+        within(to.write_all(&piece[..end])).await?;
+        (piece[0], held) = (piece[end], 1);
         bytes += count as u64;
     }
     drop(to);
     let status = child.wait().await.map_err(|e| Error::File("mbstream".to_owned(), e))?;
-    if last != Some(WHOLE) {
+    if held == 0 || piece[0] != WHOLE {
         return Err(Error::Other(format!(
             "node {primary} ended the copy after {bytes} bytes; its log says why"
         )));

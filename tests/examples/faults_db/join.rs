@@ -20,7 +20,8 @@ pub(crate) async fn run(program: &Path, mib: u64, folder: Option<PathBuf>) -> Re
     let mut world = World::up(program, 1, folder)?;
     let patience = Duration::from_secs(120 + mib / 5);
     fill(&world, mib).await?;
-    world.run(&["dev", "up", "--detach", "--nodes", "2"])?;
+    let within = patience.as_secs().to_string();
+    world.run(&["dev", "up", "--detach", "--within", &within, "--nodes", "2"])?;
     let acks = |count: usize| {
         move |status: &Value| status["database"]["ack_set"].as_array().is_some_and(|set| set.len() == count)
     };
@@ -33,7 +34,9 @@ pub(crate) async fn run(program: &Path, mib: u64, folder: Option<PathBuf>) -> Re
     sleep(BEFORE).await;
     let before = world.writers.answers(begin, Instant::now());
     let begin = Instant::now();
-    tokio::task::block_in_place(|| world.run(&["dev", "up", "--detach", "--nodes", "3"]))?;
+    tokio::task::block_in_place(|| {
+        world.run(&["dev", "up", "--detach", "--within", &within, "--nodes", "3"])
+    })?;
     world.until("the third node acknowledges", patience, acks(2)).await?;
     let (took, during) = (begin.elapsed(), world.writers.answers(begin, Instant::now()));
     ensure!(!before.is_empty() && !during.is_empty(), "no row was acknowledged");

@@ -1,6 +1,7 @@
 //! An emulated machine that boots the image: watched through its serial screen, reached through forwarded ports of the
 //! loopback. It ends with the value.
 
+use crate::enrol;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -18,6 +19,10 @@ const CPU: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+aes,+pclmulqdq";
 pub(crate) enum Firmware {
     Bios,
     Uefi,
+    /// Secure Boot is on. It trusts the key that our image was built with, or only one that is not ours.
+    Secure {
+        ours: bool,
+    },
 }
 
 /// A place on the wire that guests share.
@@ -39,9 +44,14 @@ pub(crate) struct Guest {
     pub(crate) tentacle: u16,
 }
 
+/// The part of a path of `target/iso`.
+fn built(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/iso").join(name)
+}
+
 /// An image under test.
 fn image(name: &str) -> PathBuf {
-    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/iso").join(name);
+    let image = built(name);
     assert!(image.is_file(), "{} is not there: make iso-test and make test-iso build it", image.display());
     image
 }
@@ -66,6 +76,19 @@ impl Disk {
         let done = Command::new("cp").arg("--sparse=always").args([self.0.path(), copy.0.path()]).status();
         assert!(done.unwrap().success(), "no copy of a disk");
         copy
+    }
+
+    /// The image, one bit of every 64th block of its root turned round; the file system's own tables are as they were.
+    pub(crate) fn changed_medium() -> Disk {
+        let mut bytes = std::fs::read(image("elpis-test.iso")).unwrap();
+        let root = (0..bytes.len()).step_by(2048).find(|at| bytes[*at..].starts_with(b"hsqs"));
+        let begin = root.expect("a squashfs in the image") + (1 << 20);
+        for at in (begin..begin + (40 << 20)).step_by(64 * 4096) {
+            bytes[at] ^= 1;
+        }
+        let file = tempfile::Builder::new().prefix("elpis-changed").tempfile().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        Disk(file)
     }
 
     /// Writes over the first megabyte of this slot, 0 or 1.
@@ -121,6 +144,10 @@ impl Guest {
         Guest::start(Machine { firmware, medium: Some(&image("elpis-test.iso")), disk, ..MACHINE })
     }
 
+    pub(crate) fn from_changed_medium(medium: &Disk) -> Guest {
+        Guest::start(Machine { medium: Some(medium.0.path()), ..MACHINE })
+    }
+
     /// From the medium, with options of the kernel.
     pub(crate) fn told(options: &str, disk: &Disk) -> Guest {
         let medium = image("elpis-test.iso");
@@ -160,9 +187,17 @@ impl Guest {
         let folder = tempfile::Builder::new().prefix("elpis-boot").tempdir().unwrap();
         let (console, tentacle) = (free_port(), free_port());
         let path = |name: &str| folder.path().join(name).display().to_string();
+        let secure = matches!(machine.firmware, Firmware::Secure { .. });
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", CPU])
+            .args([
+                "-M",
+                if secure { "q35,smm=on" } else { "q35" },
+                "-accel",
+                "tcg,thread=multi,tb-size=256",
+                "-cpu",
+                CPU,
+            ])
             .args(["-smp", &machine.processors.to_string(), "-m", &machine.memory_mib.to_string()])
             .args(["-display", "none", "-monitor", "none", "-serial", "chardev:s", "-chardev"])
             .arg(format!("socket,id=s,path={},server=on,wait=off,logfile={}", path("keys"), path("serial")));
@@ -210,17 +245,32 @@ impl Guest {
                 "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{console}-:443,hostfwd=tcp:127.0.0.1:{tentacle}-:41121"
             ))
             .args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
-        if machine.firmware == Firmware::Uefi {
-            let variables = path("variables");
-            std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables)
-                .expect("ovmf is installed by make setup");
-            command
-                .args([
-                    "-drive",
-                    "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
-                ])
-                .arg("-drive")
-                .arg(format!("if=pflash,format=raw,unit=1,file={variables}"));
+        if machine.firmware != Firmware::Bios {
+            let ovmf = Path::new("/usr/share/OVMF");
+            let (blank, variables) = (ovmf.join("OVMF_VARS_4M.fd"), path("variables"));
+            let made = match machine.firmware {
+                Firmware::Secure { ours: true } => {
+                    let certificate =
+                        std::fs::read(built("secure-boot.cer")).expect("make iso-test makes it");
+                    enrol::variables(&blank, &certificate, Path::new(&variables));
+                    Ok(0)
+                }
+                // Some key that everybody knows.
+                Firmware::Secure { ours: false } => {
+                    std::fs::copy(ovmf.join("OVMF_VARS_4M.snakeoil.fd"), &variables)
+                }
+                _ => std::fs::copy(blank, &variables),
+            };
+            made.expect("ovmf is installed by make setup");
+            let code = if secure { "OVMF_CODE_4M.secboot.fd" } else { "OVMF_CODE_4M.fd" };
+            let code = format!("if=pflash,format=raw,unit=0,readonly=on,file={}", ovmf.join(code).display());
+            command.args(["-drive", &code, "-drive"]);
+            command.arg(format!("if=pflash,format=raw,unit=1,file={variables}"));
+            if secure {
+                // Variables are written by the firmware alone.
+                command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+                command.args(["-global", "ICH9-LPC.disable_s3=1"]);
+            }
         }
         let errors = std::fs::File::create(path("errors")).unwrap();
         let qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();

@@ -5,6 +5,7 @@
 
 #[path = "../support/dev.rs"]
 mod dev;
+mod enrol;
 mod guest;
 mod wire;
 
@@ -26,9 +27,9 @@ const SIGN_IN: Duration = Duration::from_secs(120);
 #[test]
 fn a_machine_works_after_its_first_boot() {
     let Some(_machine) = machine() else { return };
-    let guest = Guest::from_medium(Firmware::Uefi, None);
+    let guest = Guest::from_medium(Firmware::Secure { ours: true }, None);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    said(&guest, "UEFI, from the medium", took);
+    said(&guest, "UEFI with Secure Boot, from the medium", took);
     let screen = guest.screen();
     assert!(screen.contains("a restart loses it"), "it does not say that it keeps nothing: {screen}");
     assert!(!screen.contains("Problem"), "{screen}");
@@ -40,6 +41,23 @@ fn a_machine_works_after_its_first_boot() {
     guest.until("the agent's value and the check's result", SOON, || {
         api.has("load", "0.25") && api.has("loopback", "1")
     });
+}
+
+#[test]
+fn a_firmware_that_does_not_know_our_key_does_not_start_the_image() {
+    let Some(_machine) = machine() else { return };
+    let guest = Guest::from_medium(Firmware::Secure { ours: false }, None);
+    guest.until_screen("Access Denied", SOON);
+}
+
+#[test]
+#[ignore = "2 minutes of emulation: make test-iso"]
+fn a_root_that_somebody_changed_does_not_run() {
+    let Some(_machine) = machine() else { return };
+    let medium = Disk::changed_medium();
+    let guest = Guest::from_changed_medium(&medium);
+    guest.until_screen("is corrupted", BOOT);
+    guest.until_screen("Kernel panic", SOON);
 }
 
 /// By keys of its screen; then the power is cut while a file has just been accepted.

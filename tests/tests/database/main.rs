@@ -96,3 +96,38 @@ async fn one_two_and_three_nodes() {
     assert_eq!(status["can_lose"], 1, "{status}");
     world.judge().await.unwrap();
 }
+
+/// Five: two of the four others acknowledge. Two nodes are lost one after the other, the primary's first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_nodes_lose_two() {
+    let _machine = MACHINE.lock().await;
+    let mut world = World::up(&dev::program(), 5, None).unwrap();
+    world.write(5).await.unwrap();
+    world.until("five copies", HEALED, |status| well(status) && copies(status) == 5).await.unwrap();
+    let first = world.primary().await.unwrap();
+    world.run(&["dev", "kill", &first]).unwrap();
+    let begin = Instant::now();
+    let again = world.written_again(begin, Duration::from_secs(25)).await.unwrap();
+    println!("the primary's node of five killed: written again after {again:?}");
+    world.until("well without it", HEALED, |status| well(status) && copies(status) == 4).await.unwrap();
+    let second = world.primary().await.unwrap();
+    assert_ne!(second, first);
+    world.run(&["dev", "kill", &second]).unwrap();
+    let begin = Instant::now();
+    let again = world.written_again(begin, Duration::from_secs(25)).await.unwrap();
+    println!("the next one's killed too: written again after {again:?}");
+    for node in [&first, &second] {
+        world.run(&["dev", "start", node]).unwrap();
+    }
+    world.until("five copies again", HEALED * 2, |status| well(status) && copies(status) == 5).await.unwrap();
+    world.judge().await.unwrap();
+}
+
+/// Copies that lead or follow.
+fn copies(status: &serde_json::Value) -> usize {
+    let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+    let works = |node: &&serde_json::Value| {
+        node["state"] == "up" && matches!(node["database"]["main"].as_str(), Some("primary" | "replica"))
+    };
+    nodes.iter().filter(works).count()
+}

@@ -38,6 +38,9 @@ pub(crate) struct Up {
     /// Return when the cluster is ready; without: stay, and stop it on Ctrl-C
     #[arg(long)]
     pub(crate) detach: bool,
+    /// Seconds until the cluster has to be ready: copies of a large database take their time
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) within: u64,
     /// Number of nodes; a running cluster grows to it. Without: what the folder has, at first 3
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=15))]
     pub(crate) nodes: Option<u8>,

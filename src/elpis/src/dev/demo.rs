@@ -31,7 +31,7 @@ pub(super) fn demo(scope: &Scope, options: &Demo) -> Result<ExitCode> {
     let runtime = crate::run::small_runtime()?;
     let running = layout.is_made() && control::is_up(&layout)?;
     let steps = Steps::begin();
-    let up = Up { detach: true, nodes: None, one_database: false, feed: false };
+    let up = Up { detach: true, within: 120, nodes: None, one_database: false, feed: false };
     let shown = up::bring_up(&layout, &up, &steps, &runtime)
         .and_then(|_| runtime.block_on(show(&layout, scope, options, &steps)));
     if !running && !options.keep && layout.is_made() {

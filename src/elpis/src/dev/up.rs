@@ -17,10 +17,9 @@ use tokio::time::sleep;
 
 const FIRST_NODES: usize = 3;
 const LOOK: Duration = Duration::from_millis(50);
-/// Time for MariaDB, for a node agent, for the whole cluster to be ready.
+/// Time for MariaDB, and for a node agent.
 const DATABASE: Duration = Duration::from_secs(30);
 const AGENT: Duration = Duration::from_secs(20);
-const READY: Duration = Duration::from_secs(120);
 
 /// Lines with the seconds since the begin.
 pub(crate) struct Steps {
@@ -91,7 +90,7 @@ pub(crate) fn bring_up(
         mariadb::wait_ready(layout, DATABASE)?;
         steps.say("MariaDB is up (one server outside the nodes: its availability is not the cluster's)");
     }
-    runtime.block_on(form(layout, &ports, steps))?;
+    runtime.block_on(form(layout, &ports, steps, Duration::from_secs(options.within)))?;
     Ok(ports)
 }
 
@@ -144,7 +143,7 @@ fn start_supervisor(layout: &Layout) -> Result<()> {
 }
 
 /// Database schema, cluster of one, the other nodes, servers.
-async fn form(layout: &Layout, ports: &Ports, steps: &Steps) -> Result<()> {
+async fn form(layout: &Layout, ports: &Ports, steps: &Steps, within: Duration) -> Result<()> {
     let wanted: Vec<&NodePorts> =
         ports.nodes.iter().filter(|node| !layout.down_mark(&node.name).exists()).collect();
     if !ports.managed {
@@ -165,7 +164,7 @@ async fn form(layout: &Layout, ports: &Ports, steps: &Steps) -> Result<()> {
         }
         fs::write(layout.member_mark(&node.name), "")?;
     }
-    wait_ready(layout, &wanted, steps).await
+    wait_ready(layout, &wanted, steps, within).await
 }
 
 async fn wait_agent(layout: &Layout, node: &NodePorts) -> Result<String> {
@@ -228,7 +227,7 @@ async fn patient(cluster: &Cluster, method: Method, path: &str, body: &Value) ->
 }
 
 /// Waits until all shards are owned and every server of every node is up.
-async fn wait_ready(layout: &Layout, wanted: &[&NodePorts], steps: &Steps) -> Result<()> {
+async fn wait_ready(layout: &Layout, wanted: &[&NodePorts], steps: &Steps, within: Duration) -> Result<()> {
     let cluster = Cluster::of(layout.clone(), None);
     let begin = Instant::now();
     let mut last = String::new();
@@ -242,10 +241,10 @@ async fn wait_ready(layout: &Layout, wanted: &[&NodePorts], steps: &Steps) -> Re
             missing => missing,
         };
         let Some(missing) = missing else { break };
-        if begin.elapsed() > READY {
+        if begin.elapsed() > within {
             bail!(
                 "the cluster is not ready after {} s: {missing}; logs: {}/n*/log",
-                READY.as_secs(),
+                within.as_secs(),
                 layout.dir.display()
             );
         }
