@@ -49,6 +49,8 @@ struct Known {
     offset_ms: Option<i64>,
     unfit_since: Option<i64>,
     unfit: String,
+    /// When it last could hold virtual addresses.
+    kept_addresses: Option<i64>,
     stored: (i64, u64),
 }
 
@@ -203,6 +205,12 @@ impl Leader {
         known.unfit_since =
             if renewal.unfit.is_empty() { None } else { known.unfit_since.or(Some(now.boot_ms)) };
         known.unfit = renewal.unfit.chars().take(200).collect();
+        if renewal.keeps_addresses {
+            if known.kept_addresses.is_none() {
+                self.calm = None;
+            }
+            known.kept_addresses = Some(now.boot_ms);
+        }
         for (shard, load) in &renewal.loads {
             let owned = now.state.shards.get(usize::from(*shard)).is_some_and(|shard| shard.owner == from);
             if owned && load.is_finite() {
@@ -257,9 +265,14 @@ impl Leader {
             .nodes
             .iter()
             .filter(|(_, known)| known.unfit_since.is_some_and(|since| now.boot_ms - since >= UNFIT_MS));
+        let keepers = self
+            .nodes
+            .iter()
+            .filter(|(_, known)| known.kept_addresses.is_some_and(|at| now.boot_ms - at < UNFIT_MS));
         let know = Knowledge {
             now_ms,
             unfit: unfit.map(|(id, _)| *id).collect(),
+            keepers: keepers.map(|(id, _)| *id).collect(),
             loads: std::mem::take(&mut self.loads),
         };
         let orphans = know.orphans(state);

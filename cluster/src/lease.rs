@@ -83,6 +83,9 @@ pub struct Renewal {
     /// Cluster time of its last stored result and the map revision it was stored under.
     pub stored_ms: i64,
     pub stored_revision: u64,
+    /// Virtual addresses can be held there.
+    #[serde(default)]
+    pub keeps_addresses: bool,
 }
 
 /// The leader's answer: act until `lease_ms` after you asked.

@@ -4,7 +4,7 @@
 //! so a plan made on an older state does no harm (every entry is checked again when it is applied).
 
 use crate::state::{ClusterState, Command, NodeState, Shard};
-use elpis_watch::NodeId;
+use elpis_watch::{ADDRESS_JOB, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Load of a shard without checks: so that empty shards are spread by count.
@@ -21,6 +21,8 @@ pub struct Knowledge {
     pub loads: BTreeMap<u16, f32>,
     /// Nodes that said for long enough that they cannot work.
     pub unfit: BTreeSet<NodeId>,
+    /// Nodes that can hold virtual addresses.
+    pub keepers: BTreeSet<NodeId>,
 }
 
 impl Knowledge {
@@ -169,12 +171,16 @@ impl Knowledge {
     /// Jobs whose node is gone, draining or unfit, with the node that should run them.
     #[must_use]
     pub fn jobs(&self, state: &ClusterState, names: &[String]) -> Vec<Command> {
-        let targets = self.targets(state);
-        let misplaced = |name: &&String| state.jobs.get(*name).is_none_or(|job| !targets.contains(&job.node));
+        let all = self.targets(state);
+        let keepers: Vec<NodeId> = all.iter().copied().filter(|id| self.keepers.contains(id)).collect();
         names
             .iter()
-            .filter(misplaced)
             .filter_map(|name| {
+                // Where nobody can hold an address it stays where it is.
+                let targets = if name.starts_with(ADDRESS_JOB) { &keepers } else { &all };
+                if state.jobs.get(name).is_some_and(|job| targets.contains(&job.node)) {
+                    return None;
+                }
                 let node = *targets.iter().min_by_key(|id| (job_count(state, **id), mix(0, **id)))?;
                 Some(Command::SetJob { name: name.clone(), node })
             })

@@ -280,6 +280,14 @@ impl Registry {
         self.seats.keys().map(|role| (*role, self.counters.last(*role))).collect()
     }
 
+    /// Whether virtual addresses can be held here: their keeper runs, and holds those that it has.
+    #[must_use]
+    pub fn keeps_addresses(&self, now: i64) -> bool {
+        let Some(seat) = self.seats.get(&Role::AddressKeeper) else { return false };
+        let well = seat.held.as_ref().is_some_and(|held| held.unfit.is_empty());
+        well && self.state_of(seat, now) == ServiceState::Up
+    }
+
     /// Why this node should own no shards, at this moment; empty = it is fit. The leader acts when it lasts.
     #[must_use]
     pub fn unfit(&self, now: i64) -> String {
@@ -341,7 +349,7 @@ impl Registry {
 
 /// Without this server the node should own no shards.
 fn bears(role: Role) -> bool {
-    role != Role::Console
+    !matches!(role, Role::Console | Role::AddressKeeper)
 }
 
 /// This server works on shards and has to release them.

@@ -96,6 +96,7 @@ fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
             loads: registry.loads(),
             stored_ms,
             stored_revision,
+            keeps_addresses: registry.keeps_addresses(now),
         },
         services: registry.services(now),
         database: member.desk.report(view.term),

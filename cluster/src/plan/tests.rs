@@ -126,3 +126,21 @@ proptest! {
         prop_assert!(most <= (mean * CALM).max(mean + largest), "{most} {mean} {largest}");
     }
 }
+
+#[test]
+fn an_address_is_held_where_it_can_be() {
+    let mut state = cluster(3);
+    let name = ["address/10.0.0.50".to_owned()];
+    let mut know = Knowledge::default();
+    assert!(know.jobs(&state, &name).is_empty(), "nobody can");
+    know.keepers = [3].into();
+    let place = know.jobs(&state, &name);
+    assert_eq!(place, [Command::SetJob { name: name[0].clone(), node: 3 }]);
+    state.apply(300, &place[0]).unwrap();
+    know.keepers = [2, 3, 4].into();
+    assert!(know.jobs(&state, &name).is_empty(), "it stays");
+    know.keepers = [2].into();
+    assert_eq!(know.jobs(&state, &name), [Command::SetJob { name: name[0].clone(), node: 2 }]);
+    know.keepers.clear();
+    assert!(know.jobs(&state, &name).is_empty(), "nobody can: it stays");
+}

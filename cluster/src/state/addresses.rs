@@ -1,6 +1,6 @@
 //! Virtual addresses: each is held by one node, as a job.
 
-use super::{Applied, ClusterState, Refused};
+use super::{Applied, ClusterState, Node, Refused};
 use elpis_watch::ADDRESS_JOB;
 use std::net::Ipv4Addr;
 
@@ -21,6 +21,13 @@ impl ClusterState {
         }
         if self.addresses.contains(&address) {
             return Ok(Applied::Unchanged);
+        }
+        let own = |node: &Node| {
+            let all = [&node.address, &node.spool_address, &node.console_address, &node.gate_address];
+            all.iter().any(|of| of.rsplit_once(':').is_some_and(|(host, _)| host == address))
+        };
+        if let Some((id, _)) = self.members().find(|(_, node)| own(node)) {
+            return Err(Refused::AddressOfNode { address, node: id });
         }
         if self.addresses.len() >= MAX_ADDRESSES {
             return Err(Refused::TooManyAddresses(self.addresses.len()));
@@ -83,6 +90,10 @@ mod tests {
         let address = |keep| Command::Address { address: "10.0.0.50".into(), keep };
         state.apply(290, &address(true)).unwrap();
         let node = state.members().next().unwrap().0;
+        state.nodes.get_mut(&node).unwrap().console_address = "10.0.0.60:443".into();
+        let own = Command::Address { address: "10.0.0.60".into(), keep: true };
+        let refused = Refused::AddressOfNode { address: "10.0.0.60".into(), node };
+        assert_eq!(state.apply(291, &own), Err(refused));
         state.apply(292, &Command::SetJob { name: "address/10.0.0.50".into(), node }).unwrap();
         assert_eq!(state.map().addresses(node).collect::<Vec<_>>(), ["10.0.0.50"]);
         state.apply(293, &address(false)).unwrap();

@@ -220,6 +220,8 @@ pub enum Refused {
     NoAddress(String),
     #[error("there are {0} virtual addresses, the most this version carries; remove one first")]
     TooManyAddresses(usize),
+    #[error("{address} is the address of node {node} itself; a virtual one has to be free")]
+    AddressOfNode { address: String, node: NodeId },
     #[error("there is no virtual address {0}; `elpis cluster status` lists them")]
     UnknownAddress(String),
 }

@@ -17,6 +17,8 @@ const PROLONG_MS: i64 = 500;
 const ANNOUNCE_MS: [i64; 13] =
     [0, 50, 200, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000, 10_000];
 const ANNOUNCE_LATER_MS: i64 = 30_000;
+/// A claim of somebody else is answered so often: two that answer each other at once never end.
+const DEFEND_MS: i64 = 2_000;
 /// What cannot be done is tried again after this.
 const FAILED_MS: i64 = 1_000;
 
@@ -53,10 +55,9 @@ enum Stand {
         last: i64,
         rival: Option<i64>,
     },
-    /// It did not work; the reason was said.
+    /// It did not work.
     Failed {
         since: i64,
-        why: String,
     },
 }
 
@@ -65,6 +66,8 @@ enum Stand {
 pub(crate) struct Keeper {
     now: i64,
     stands: BTreeMap<Ipv4Addr, Stand>,
+    /// Why an address could not be held, until it is.
+    failures: BTreeMap<Ipv4Addr, String>,
 }
 
 impl Keeper {
@@ -84,11 +87,13 @@ impl Keeper {
         let mut acts = Vec::new();
         self.stands.retain(|address, stand| {
             let stays = wanted.contains(address);
-            if !stays && matches!(stand, Stand::Takes | Stand::Holds { .. }) {
+            // Whatever failed: the kernel may hold it all the same.
+            if !stays && !matches!(stand, Stand::Asks { .. }) {
                 acts.push(Act::LetGo(*address));
             }
             stays
         });
+        self.failures.retain(|address, _| wanted.contains(address));
         for address in wanted {
             let stand = self.stands.entry(*address).or_insert(asks(now, now, false));
             let claimed = heard.iter().find(|(of, _)| of == address).map(|(_, mac)| *mac);
@@ -100,6 +105,7 @@ impl Keeper {
     /// The kernel holds it.
     pub(crate) fn held(&mut self, address: Ipv4Addr) {
         let now = self.now;
+        self.failures.remove(&address);
         match self.stands.get_mut(&address) {
             Some(Stand::Holds { prolonged, .. }) => *prolonged = now,
             Some(stand) => {
@@ -112,10 +118,16 @@ impl Keeper {
     /// It could not be asked for or held; what an operator should hear of it.
     pub(crate) fn failed(&mut self, address: Ipv4Addr, why: &str) -> Option<String> {
         let now = self.now;
-        let stand = self.stands.get_mut(&address)?;
-        let known = matches!(stand, Stand::Failed { why: before, .. } if before == why);
-        *stand = Stand::Failed { since: now, why: why.to_owned() };
-        (!known).then(|| format!("virtual address {address} cannot be held here: {why}"))
+        *self.stands.get_mut(&address)? = Stand::Failed { since: now };
+        let before = self.failures.insert(address, why.to_owned());
+        (before.as_deref() != Some(why))
+            .then(|| format!("virtual address {address} cannot be held here: {why}"))
+    }
+
+    /// Why this node does not hold what it should, by its own fault; empty = it does.
+    pub(crate) fn trouble(&self) -> String {
+        let first = self.failures.first_key_value();
+        first.map_or_else(String::new, |(address, why)| format!("{address}: {why}"))
     }
 }
 
@@ -162,7 +174,8 @@ impl Stand {
                     Some(after) => now - *since >= *after,
                     None => now - *last >= ANNOUNCE_LATER_MS,
                 };
-                if due || claimed.is_some() {
+                let defends = claimed.is_some() && now - *last >= DEFEND_MS;
+                if due || defends {
                     (*announced, *last) = (*announced + 1, now);
                     acts.push(Act::Announce(address));
                 }
@@ -176,11 +189,11 @@ impl Stand {
                     )));
                 }
             }
-            Stand::Failed { since, .. } => {
+            Stand::Failed { since } => {
                 if now - *since >= FAILED_MS {
-                    // What was said is not said again.
-                    *since = now;
-                    acts.push(Act::Hold(address));
+                    // Somebody else may have it by now.
+                    *self = asks(now, now, false);
+                    self.step(now, address, None, acts);
                 }
             }
         }
@@ -253,22 +266,26 @@ mod tests {
     fn a_rival_is_answered_and_told_of_now_and_then() {
         let mut keeper = Keeper::default();
         go(&mut keeper, 0, 20_000, true, false);
-        let acts = go(&mut keeper, 20_000, 20_100, true, true);
-        assert_eq!(times(&acts, &Act::Announce(ADDRESS)).len(), 10);
+        let acts = go(&mut keeper, 20_000, 25_000, true, true);
+        assert_eq!(times(&acts, &Act::Announce(ADDRESS)).len(), 3);
         assert_eq!(acts.iter().filter(|(_, act)| matches!(act, Act::Say(_))).count(), 1);
     }
 
     #[test]
-    fn what_fails_is_said_once_and_tried_again() {
+    fn what_fails_is_said_once_and_asked_for_again() {
         let mut keeper = Keeper::default();
         let wanted = [ADDRESS].into();
         keeper.step(0, &wanted, &[]);
         assert!(keeper.failed(ADDRESS, "no network").is_some_and(|text| text.contains("no network")));
+        assert_eq!(keeper.trouble(), "10.0.0.50: no network");
         assert!(keeper.step(500, &wanted, &[]).is_empty());
-        assert_eq!(keeper.step(1_000, &wanted, &[]), [Act::Hold(ADDRESS)]);
+        assert_eq!(keeper.step(1_000, &wanted, &[]), [Act::Ask(ADDRESS)]);
         assert_eq!(keeper.failed(ADDRESS, "no network"), None);
-        assert_eq!(keeper.step(2_000, &wanted, &[]), [Act::Hold(ADDRESS)]);
-        keeper.held(ADDRESS);
-        assert_eq!(keeper.step(2_010, &wanted, &[]), [Act::Announce(ADDRESS)]);
+        let acts = go(&mut keeper, 2_000, 2_200, true, false);
+        assert_eq!(times(&acts, &Act::Hold(ADDRESS)), [2_120], "{acts:?}");
+        assert_eq!(keeper.trouble(), "");
+        // One that failed to be prolonged may be there: it is let go all the same.
+        keeper.failed(ADDRESS, "no answer");
+        assert_eq!(keeper.step(2_300, &BTreeSet::new(), &[]), [Act::LetGo(ADDRESS)]);
     }
 }

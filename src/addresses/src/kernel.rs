@@ -11,6 +11,8 @@ use tokio::time::timeout;
 
 /// The kernel lets an address go so long after it was prolonged last.
 pub(crate) const LIFETIME_S: u32 = 2;
+/// Bits of a network that holds nothing else.
+const ALONE: u8 = 32;
 /// Netlink answers at once, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -30,7 +32,7 @@ impl Kernel {
     /// Holds it, alone in its network, for [`LIFETIME_S`] from now.
     pub(crate) async fn hold(&self, address: Ipv4Addr) -> Result<()> {
         let place = wire::place(address)?;
-        let mut request = self.handle.address().add(place.index, IpAddr::V4(address), 32).replace();
+        let mut request = self.handle.address().add(place.index, IpAddr::V4(address), ALONE).replace();
         let mut life = CacheInfo::default();
         (life.ifa_preferred, life.ifa_valid) = (LIFETIME_S, LIFETIME_S);
         request.message_mut().attributes.push(AddressAttribute::CacheInfo(life));
@@ -39,7 +41,9 @@ impl Kernel {
 
     /// It is gone when this returns, on whatever interface it was.
     pub(crate) async fn let_go(&self, address: Ipv4Addr) -> Result<()> {
-        let all = self.handle.address().get().set_address_filter(IpAddr::V4(address)).execute();
+        // Only what was added here: the same address with its network would be the machine's own.
+        let all = self.handle.address().get().set_address_filter(IpAddr::V4(address));
+        let all = all.set_prefix_length_filter(ALONE).execute();
         let found: Vec<AddressMessage> = timed(all.try_collect()).await?;
         for message in found {
             timed(self.handle.address().del(message).execute()).await?;

@@ -56,7 +56,7 @@ pub async fn run(socket: &Path, stop: CancellationToken) -> Result<(), AddressEr
     let wire = Wire::open().map_err(|error| AddressError::Open("a socket for ARP", error))?;
     let mut keeper = Keeper::default();
     let progress = link.progress();
-    progress.expect_bumps(Duration::from_secs(20));
+    progress.expect_bumps(Duration::from_secs(5));
     let (begin, mut maps) = (Instant::now(), link.map());
     let me = link.welcome().node;
     tracing::info!("address-keeper is ready");
@@ -71,6 +71,7 @@ pub async fn run(socket: &Path, stop: CancellationToken) -> Result<(), AddressEr
         let now_ms = i64::try_from(begin.elapsed().as_millis()).unwrap_or(i64::MAX);
         let acts = keeper.step(now_ms, &wanted, &wire.heard());
         carry_out(acts, &mut keeper, &kernel, &wire, &link).await;
+        progress.set_unfit(keeper.trouble());
         let pause = if keeper.rests() { CALM } else { BUSY };
         tokio::select! {
             () = stop.cancelled() => break false,

@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 /// ARP, as Ethernet numbers it.
 const ETHERTYPE: u16 = 0x0806;
 /// Packets taken at a time: there may be a storm.
-const BATCH: usize = 64;
+const BATCH: usize = 4_096;
 
 /// An interface whose network holds an address.
 #[derive(Clone, Copy, Debug)]

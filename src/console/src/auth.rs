@@ -98,7 +98,9 @@ async fn admit(app: &App, request: &mut Request, path: &str) -> Result<(), Respo
     }
     let token = cookie(request.headers(), SESSION).and_then(Token::from_text);
     let found = match token {
-        Some(token) => sessions::find(app, token).await.map_err(no)?,
+        // Whoever changes something is looked up: an ended session may be remembered here.
+        Some(token) if safe => sessions::find(app, token).await.map_err(no)?,
+        Some(token) => sessions::confirmed(app, token).await.map_err(no)?,
         None => None,
     };
     let Some(person) = found else {
@@ -218,8 +220,14 @@ async fn look_up(app: &App, name: &str, password: String, address: &str, now: i6
         expires: now + LIFETIME_S,
         address: address.to_owned(),
     };
-    let session = &session;
-    app.db.write(|store, writer| async move { store.open_session(&writer, session).await }).await?;
+    let (opened, checked) = (&session, &user.password);
+    let opens =
+        app.db.write(|store, writer| async move { store.open_session(&writer, opened, checked).await });
+    // Changed while it was checked.
+    opens.await.map_err(|refused| match refused.status {
+        StatusCode::NOT_FOUND => Refused::new(StatusCode::UNAUTHORIZED, "Name or password is wrong."),
+        _ => refused,
+    })?;
     app.sessions.remember(session.token, &user.name, session.expires);
     Ok(token)
 }

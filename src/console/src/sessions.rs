@@ -124,6 +124,12 @@ impl Sessions {
     }
 }
 
+/// Whose session this is by the database, now.
+pub(crate) async fn confirmed(app: &App, token: Token) -> Result<Option<Person>, Refused> {
+    let found = app.db.store()?.session(&token.hash(), app.now()).await?;
+    Ok(found.map(|(name, _)| Person { name, token }))
+}
+
 /// Whose session this is, if it goes on.
 pub(crate) async fn find(app: &App, token: Token) -> Result<Option<Person>, Refused> {
     let (hash, now) = (token.hash(), app.now());

@@ -1,7 +1,7 @@
 //! Copies of the primary's files for a node that has none, or one that went astray: `mariadb-backup` on one side, its
 //! stream through both nodes' gates, `mbstream` and the preparation on the other.
 
-use crate::folder::{Folder, as_user, finished, program, user_name};
+use crate::folder::{Folder, as_user, finished, modest, user_name};
 use crate::{Config, Error, disk};
 use elpis_cluster::database::Room;
 use elpis_watch::NodeId;
@@ -11,7 +11,6 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::process::Command;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -99,7 +98,7 @@ async fn give(config: &Config, folder: &Folder, mut to: UnixStream) -> Result<u6
     let target = folder.path("tmp/backup");
     let _ = fs::remove_dir_all(&target);
     let errors = folder.open_log()?;
-    let mut child = Command::new(program("mariadb-backup")?)
+    let mut child = modest("mariadb-backup")?
         .args(["--no-defaults", "--backup", "--stream=mbstream"])
         .arg(format!("--target-dir={}", target.display()))
         .arg(format!("--datadir={}", folder.data().display()))
@@ -231,7 +230,7 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
             version[0]
         )));
     }
-    let mut child = Command::new(program("mbstream")?)
+    let mut child = modest("mbstream")?
         .args(["-x", "-C"])
         .arg(&new)
         .stdin(Stdio::piped())
@@ -264,7 +263,7 @@ async fn fetch_once(folder: &Folder, primary: NodeId) -> Result<String, Error> {
         return Err(Error::Other(format!("mbstream failed ({status}); see {}", folder.log().display())));
     }
     let fetched = begin.elapsed();
-    let mut prepare = Command::new(program("mariadb-backup")?);
+    let mut prepare = modest("mariadb-backup")?;
     prepare
         .args(["--no-defaults", "--prepare"])
         .arg(format!("--target-dir={}", new.display()))

@@ -191,6 +191,13 @@ pub fn program(name: &str) -> Result<PathBuf, Error> {
     })
 }
 
+/// A program that stands back behind the servers: copies are made while they work.
+pub(crate) fn modest(name: &str) -> Result<tokio::process::Command, Error> {
+    let mut command = tokio::process::Command::new(program("nice")?);
+    command.args(["-n", "10"]).arg(program(name)?);
+    Ok(command)
+}
+
 /// MariaDB's programs run as root only when told so.
 pub(crate) fn as_user() -> Vec<OsString> {
     if nix::unistd::geteuid().is_root() { vec!["--user=root".into()] } else { Vec::new() }

@@ -13,7 +13,8 @@ statements! {
     FIRST_USER = "INSERT INTO tuser (id_user, fullname, password, is_admin, registered) \
         SELECT ?, ?, ?, 1, ? FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM tuser)";
     SIGNED_IN = "UPDATE tuser SET last_connect=GREATEST(last_connect, ?) WHERE id_user=?";
-    OPEN = "INSERT INTO tsession (token, id_user, created, expires, address) VALUES (?,?,?,?,?) \
+    OPEN = "INSERT INTO tsession (token, id_user, created, expires, address) \
+        SELECT ?, id_user, ?, ?, ? FROM tuser WHERE id_user=? AND password=? AND disabled=0 \
         ON DUPLICATE KEY UPDATE expires=VALUES(expires)";
     OLD = "DELETE FROM tsession WHERE expires<? ORDER BY expires LIMIT 500";
     CLOSE = "DELETE FROM tsession WHERE token=?";
@@ -83,9 +84,15 @@ impl Store {
         Ok(fenced!(self, w, "making the first user", |c| first_user(c, user, now).await)?)
     }
 
-    /// Opens a session and removes some that are over.
-    pub async fn open_session(&self, w: &Writer, session: &Session) -> Result<(), CommitError> {
-        Ok(fenced!(self, w, "opening a session", |c| open_session(c, session).await)?)
+    /// Opens a session and removes some that are over. `checked`: the stored password that was right; when another one
+    /// stands by now there is no such user.
+    pub async fn open_session(
+        &self,
+        w: &Writer,
+        session: &Session,
+        checked: &Secret,
+    ) -> Result<(), CommitError> {
+        Ok(fenced!(self, w, "opening a session", |c| open_session(c, session, checked).await)?)
     }
 
     /// Ends a session; one that is not there is ended already.
@@ -145,16 +152,20 @@ async fn first_user(c: &mut MySqlConnection, user: &User, now: i64) -> Result<()
     }
 }
 
-async fn open_session(c: &mut MySqlConnection, session: &Session) -> Result<(), Stop> {
+async fn open_session(c: &mut MySqlConnection, session: &Session, checked: &Secret) -> Result<(), Stop> {
     sqlx::query(OLD).bind(session.created).execute(&mut *c).await?;
-    sqlx::query(OPEN)
+    let opened = sqlx::query(OPEN)
         .bind(session.token.as_slice())
-        .bind(&session.user)
         .bind(session.created)
         .bind(session.expires)
         .bind(crate::bulk::cut(&session.address, 64).to_owned())
+        .bind(&session.user)
+        .bind(checked.expose())
         .execute(&mut *c)
         .await?;
+    if opened.rows_affected() == 0 {
+        return Err(Stop::Error(StoreError::NotFound(format!("user {} with this password", session.user))));
+    }
     sqlx::query(SIGNED_IN).bind(session.created).bind(&session.user).execute(&mut *c).await?;
     Ok(())
 }

@@ -177,14 +177,16 @@ async fn the_work_of_each_role_runs_under_its_account() {
     s.create_first_user(&w, &user, NOW).await.unwrap();
     let session =
         Session { token: [7; 32], user: "admin".into(), created: NOW, expires: NOW + 9, address: "x".into() };
-    s.open_session(&w, &session).await.unwrap();
+    s.open_session(&w, &session, &Secret::new("p")).await.unwrap();
     assert!(s.session(&[7; 32], NOW).await.unwrap().is_some());
     let other = Session { token: [8; 32], ..session };
-    s.open_session(&w, &other).await.unwrap();
+    s.open_session(&w, &other, &Secret::new("p")).await.unwrap();
     s.set_password(&w, "admin", &Secret::new("q"), Some(&[7; 32])).await.unwrap();
     assert_eq!(s.user("admin").await.unwrap().unwrap().password.expose(), "q");
     let there = (s.session(&[7; 32], NOW).await.unwrap(), s.session(&[8; 32], NOW).await.unwrap());
     assert!(there.0.is_some() && there.1.is_none(), "all but one have ended: {there:?}");
+    let old = s.open_session(&w, &Session { token: [9; 32], ..other.clone() }, &Secret::new("p")).await;
+    assert!(matches!(old, Err(CommitError::NotDone(StoreError::NotFound(_)))), "{old:?}");
     let nobody = s.set_password(&w, "nobody", &Secret::new("q"), None).await;
     assert!(matches!(nobody, Err(CommitError::NotDone(StoreError::NotFound(_)))), "{nobody:?}");
     s.close_session(&w, &[7; 32]).await.unwrap();

@@ -14,7 +14,7 @@ const BEFORE: Duration = Duration::from_secs(30);
 /// Rows of the filling: 64 KiB each, so many a statement.
 const ROWS: u64 = 1024;
 /// Bytes a second that a copy takes at most, as the node agent is told by default.
-const LIMIT_MIB_S: u64 = 100;
+const LIMIT_MIB_S: u64 = 30;
 
 pub(crate) async fn run(program: &Path, mib: u64, folder: Option<PathBuf>) -> Result<()> {
     let mut world = World::up(program, 1, folder)?;

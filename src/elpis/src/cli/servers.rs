@@ -42,7 +42,7 @@ pub(crate) struct NodeDaemon {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..))]
     pub(crate) database_memory: Option<u32>,
     /// What a copy of this node's database for another node may take of disk and network, MiB a second
-    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "MIB", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) database_copy_rate: u32,
     /// Bytes beside this node's database that are freed when its disk is full, MiB, 0 = none; without: 256 MiB, less on a
     /// disk below 5 GiB
