@@ -33,7 +33,7 @@ fn a_machine_works_after_its_first_boot() {
     let screen = guest.screen();
     assert!(screen.contains("a restart loses it"), "it does not say that it keeps nothing: {screen}");
     assert!(!screen.contains("Problem"), "{screen}");
-    let password = guest.until_word("password ", SOON);
+    let password = guest.until_word("admin, password ", SOON);
     // The page's own way in, over TLS with the machine's own certificate.
     let api = Api::sign_in(&guest, &password);
     send(&guest, "0.25");
@@ -47,7 +47,8 @@ fn a_machine_works_after_its_first_boot() {
 fn a_firmware_that_does_not_know_our_key_does_not_start_the_image() {
     let Some(_machine) = machine() else { return };
     let guest = Guest::from_medium(Firmware::Secure { ours: false }, None);
-    guest.until_screen("Access Denied", SOON);
+    guest.until_screen("BdsDxe: failed to load Boot0001", SOON);
+    guest.until_screen("No bootable option or device was found", SOON);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     said(&guest, "BIOS, from the disk", took);
     let screen = guest.screen();
     assert!(!screen.contains("in memory") && !screen.contains("Problem"), "{screen}");
-    let password = guest.until_word("password ", SOON);
+    let password = guest.until_word("admin, password ", SOON);
     let api = Api::sign_in(&guest, &password);
     send(&guest, "0.25");
     api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
@@ -96,7 +97,7 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     let guest = Guest::from_disk(Firmware::Uefi, &disk);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "UEFI, from the disk, after a power cut", took);
-    assert_eq!(guest.until_word("password ", SOON), password);
+    assert_eq!(guest.until_word("admin, password ", SOON), password);
     let api = Api::sign_in(&guest, &password);
     guest.until("checks go on", SOON * 2, || api.ran("loopback") > newest);
     guest.until("what was accepted before the power was cut", SOON * 2, || api.has("load", "0.5"));
@@ -123,7 +124,7 @@ fn is_updated(firmware: Firmware) {
 
     let guest = Guest::with_next(firmware, &disk);
     guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    let password = guest.until_word("password ", SOON);
+    let password = guest.until_word("admin, password ", SOON);
     let old = guest.until_word("Elpis ", SOON);
     send(&guest, "0.25");
     guest.press("u", "u again does it");
@@ -167,7 +168,7 @@ fn the_power_is_cut_again_and_again() {
     Guest::told("elpis.install=auto", &disk).until_off(BOOT);
     let guest = Guest::from_disk(Firmware::Bios, &disk);
     guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    let password = guest.until_word("password ", SOON);
+    let password = guest.until_word("admin, password ", SOON);
     drop(guest);
     let mut accepted = 0;
     for cut in 0..cuts {
@@ -260,7 +261,7 @@ fn three_machines_are_joined_and_one_is_lost() {
         begin.elapsed().as_secs_f64(),
         joined.as_secs_f64()
     );
-    let password = first.until_word("password ", SOON);
+    let password = first.until_word("admin, password ", SOON);
     let api = Api::sign_in(&second, &password);
     for number in 0..6 {
         let check = json!({ "check": format!("ping 127.0.0.{}", number + 1), "name": format!("p{number}"), "interval_s": 5 });
