@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 pub struct Local {
     /// The process runs.
     pub up: bool,
+    /// It answered when it was looked at last: the rest is not what it was some time ago.
+    pub answers: bool,
     /// Starts of the process.
     pub instance: u64,
     /// The write probe is answered, or waits for an acknowledgement alone.

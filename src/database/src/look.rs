@@ -39,6 +39,7 @@ pub(crate) async fn look(
     let binlog_seq = sequence(&text(server, "binlog_pos")).max(applied_seq);
     let mut local = Local {
         up: true,
+        answers: true,
         instance,
         read_only: on("read_only"),
         semi_master: on("semi_master"),

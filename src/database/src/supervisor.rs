@@ -267,7 +267,7 @@ impl Supervisor {
                 tracing::debug!(%error, "MariaDB does not answer");
                 // It stands as it was last seen; whether it acknowledges is not known.
                 (self.local.up, self.local.writes, self.local.connected) = (true, false, false);
-                (self.local.acks, self.seen) = (true, false);
+                (self.local.acks, self.local.answers, self.seen) = (true, false, false);
             }
         }
     }

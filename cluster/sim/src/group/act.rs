@@ -16,6 +16,7 @@ impl Sim {
         let primary = self.servers.at(place(self.group.primary));
         Local {
             up: server.up,
+            answers: server.up && server.answers(),
             instance: self.nodes[node].instance,
             writes: server.answers() && !server.read_only,
             read_only: server.read_only,

@@ -5,14 +5,14 @@ use crate::database::group::{Group, Mode};
 use elpis_watch::NodeId;
 use std::collections::BTreeMap;
 
-/// All who acknowledge are up, at least two, and none of them gets to a primary that leads: it is the one that is cut off,
+/// All who acknowledge are well and answer, at least two, and none of them gets to a primary that leads: it is the one that is cut off,
 /// though the cluster hears its node. With one of two nobody knows which of them it is.
 pub(super) fn is(group: &Group, head: Option<&Report>, current: &BTreeMap<NodeId, &Report>) -> bool {
     let leads = head.is_some_and(|head| head.local.up && head.memory.leading == Some(group.epoch));
     let away = |node: &NodeId| {
         current.get(node).is_some_and(|report| {
             let local = &report.local;
-            local.up && local.sql && !local.broken && !local.connected
+            local.answers && local.sql && !local.broken && !local.connected
         })
     };
     // Only then one of them was there in this epoch.
@@ -37,6 +37,11 @@ mod tests {
         world.run(2_000, [9, 9, 9]);
         assert_eq!(world.moves, [], "they may come back");
         world.run(10_000, [9, 9, 9]);
+        // Who hangs does not get to it either: that is not the primary's fault.
+        let mut hung = World::new([Enough; 3]);
+        (hung.connected, hung.answering) = ([].into(), [].into());
+        hung.run(9_000, [9, 9, 9]);
+        assert_eq!(hung.moves, []);
         let (at, to, why) = world.moves[0];
         assert_eq!((to, why), (3, "no other node gets to its database"));
         assert!((3_000..4_000).contains(&(at - begin)), "{at} after {begin}");

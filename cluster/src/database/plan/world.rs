@@ -28,6 +28,8 @@ pub(super) struct World {
     pub(super) writes: bool,
     /// Of those that follow, who gets to the primary.
     pub(super) connected: BTreeSet<NodeId>,
+    /// Whose servers answer.
+    pub(super) answering: BTreeSet<NodeId>,
     pub(super) now_ms: i64,
     pub(super) moves: Vec<(i64, NodeId, &'static str)>,
 }
@@ -40,6 +42,7 @@ impl World {
             rooms: (2..).zip(rooms).collect(),
             writes: true,
             connected: [2, 3, 4].into(),
+            answering: [2, 3, 4].into(),
             now_ms: 0,
             moves: Vec::new(),
         }
@@ -52,6 +55,7 @@ impl World {
         let local = Local {
             // It is killed before another one opens.
             up: !(self.group.failing_over && node == self.group.primary),
+            answers: self.answering.contains(&node),
             instance: 1,
             writes: leads && self.writes,
             read_only: !leads,
