@@ -81,6 +81,7 @@ pub async fn run(config: Config, mut wires: Wires) {
         folder,
         local: Local::default(),
         known: None,
+        numbered: None,
         turn: 0,
         probe: Probe::default(),
         starts: Starts::default(),
@@ -114,6 +115,8 @@ struct Supervisor {
     /// The instance that has been looked at: `local` is its.
     known: Option<u64>,
     memory: Memory,
+    /// Instance and epoch whose `server_id` the rows' connections have.
+    numbered: Option<(u64, u64)>,
     /// Grows when rows that are under way prove nothing any more.
     turn: u64,
     probe: Probe,

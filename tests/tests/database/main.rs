@@ -76,6 +76,17 @@ async fn one_two_and_three_nodes() {
     let again = world.written_again(begin, Duration::from_secs(20)).await.unwrap();
     println!("the only server killed: written again after {again:?}");
 
+    // It hangs for so long that it is replaced, by itself: whoever joins gets a copy that names its position.
+    let epoch = status["database"]["epoch"].as_u64();
+    world.signal("n1", "mariadbd", nix::sys::signal::Signal::SIGSTOP).unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let _ = world.signal("n1", "mariadbd", nix::sys::signal::Signal::SIGCONT);
+    let moved = |status: &serde_json::Value| {
+        status["database"]["epoch"].as_u64() > epoch && status["database"]["failing_over"] == false
+    };
+    world.until("it leads again, in a new epoch", HEALED, moved).await.unwrap();
+    world.written_again(Instant::now(), HEALED).await.unwrap();
+
     world.run(&["dev", "up", "--detach", "--nodes", "2"]).unwrap();
     let status = world.status().await.unwrap();
     assert_eq!(status["database"]["mode"], "sync", "{status}");

@@ -141,8 +141,14 @@ impl Supervisor {
     async fn write_fence(&mut self, epoch: u64, context: &Arc<Context>) -> Result<(), Error> {
         let id = primary_id(epoch);
         self.sql.run_made("a primary's server_id", format!("SET GLOBAL server_id={id}")).await?;
-        // The session's own is as it was when it began.
+        // A session's own is as it was when it began, and a position names the last transaction with the server's own.
         self.sql.forget();
+        let numbered = Some((self.local.instance, epoch));
+        if self.numbered != numbered {
+            self.numbered = numbered;
+            self.rows.clear();
+            self.probe = Probe::default();
+        }
         if !self.has(HAS_TABLES).await? {
             self.sql.run("the group's tables", TABLES).await?;
         }
