@@ -30,7 +30,7 @@ use wire::Wire;
 
 /// How often it looks while it holds or wants an address, and while it does not.
 const BUSY: Duration = Duration::from_millis(50);
-const CALM: Duration = Duration::from_millis(500);
+const CALM: Duration = Duration::from_secs(2);
 
 /// Why there is no keeper.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,16 @@ pub async fn run(socket: &Path, stop: CancellationToken) -> Result<(), AddressEr
             false => BTreeSet::new(),
         };
         let now_ms = i64::try_from(begin.elapsed().as_millis()).unwrap_or(i64::MAX);
-        let acts = keeper.step(now_ms, &wanted, &wire.heard());
+        // What was said before anybody asked is no answer.
+        let heard = match (keeper.rests(), wanted.is_empty()) {
+            (true, true) => Vec::new(),
+            (true, false) => {
+                wire.heard();
+                Vec::new()
+            }
+            (false, _) => wire.heard(),
+        };
+        let acts = keeper.step(now_ms, &wanted, &heard);
         carry_out(acts, &mut keeper, &kernel, &wire, &link).await;
         progress.set_unfit(keeper.trouble());
         let pause = if keeper.rests() { CALM } else { BUSY };
