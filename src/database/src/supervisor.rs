@@ -298,7 +298,8 @@ impl Supervisor {
         let follows = matches!(task.order, Order::Follow { verify: true, .. });
         if follows && self.local.connected && self.local.sql && !self.local.broken {
             self.verify(&task.context.admin).await;
-        } else {
+        } else if self.seen || !follows {
+            // One look that is not answered says nothing: a comparison has a limit of its own.
             self.verifying.stop();
         }
         if self.server.instance().is_some() && self.known.is_none() && task.order != Order::Kill {
