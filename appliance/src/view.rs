@@ -148,7 +148,7 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
         }
         for (address, node) in &status.addresses {
             let node = if node.is_empty() { "nobody yet" } else { node };
-            lines.push(("Address", format!("{address}, virtual, held by {node}")));
+            lines.push(("Address", format!("{address}, virtual, given to {node}")));
         }
         for node in &status.nodes {
             let role = node.database.as_ref().map_or("", |copy| copy.main.as_str());

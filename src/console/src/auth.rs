@@ -28,11 +28,11 @@ pub(crate) const ADMIN: &str = "admin";
 /// Checked when a name is unknown, so that the answer takes as long.
 static NOBODY: LazyLock<String> = LazyLock::new(|| hash("nobody").unwrap_or_default());
 
-pub(crate) fn hash(password: &str) -> Option<String> {
+fn hash(password: &str) -> Option<String> {
     Some(Argon2::default().hash_password(password.as_bytes()).ok()?.to_string())
 }
 
-pub(crate) fn is_right(password: &str, hash: &str) -> bool {
+fn is_right(password: &str, hash: &str) -> bool {
     PasswordHash::new(hash)
         .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
@@ -170,7 +170,8 @@ pub(crate) async fn sign_in(
 ) -> Response {
     let next = inside(form.next.as_deref());
     let address = peer.0.map_or_else(|| "local".to_owned(), |ip| ip.to_string());
-    match try_sign_in(&app, &form.name, form.password, &address).await {
+    let signs_in = look_up(&app, &form.name, &form.password, &address);
+    match limited(&app, &address, &form.name, StatusCode::UNAUTHORIZED, signs_in).await {
         Ok(token) => {
             tracing::info!(user = %form.name, %address, "signed in");
             let value = format!(
@@ -188,28 +189,50 @@ pub(crate) async fn sign_in(
     }
 }
 
-async fn try_sign_in(app: &App, name: &str, password: String, address: &str) -> Result<Token, Refused> {
-    let now = app.now();
-    if let Err(seconds) = app.limiter.begin(address, name, now) {
+/// Work that is refused with the status `wrong` when a password is wrong: too many such failures, by whence and by name,
+/// and it is not begun.
+pub(crate) async fn limited<T>(
+    app: &App,
+    whence: &str,
+    name: &str,
+    wrong: StatusCode,
+    work: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    if let Err(seconds) = app.limiter.begin(whence, name, app.now()) {
         let text = format!("Too many failed tries. Wait {} min, then try again.", seconds / 60 + 1);
         return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, text));
     }
-    let done = look_up(app, name, password, address, now).await;
+    let done = work.await;
     match &done {
-        Ok(_) => app.limiter.succeeded(address, name),
-        Err(refused) if refused.status == StatusCode::UNAUTHORIZED => {}
-        Err(_) => app.limiter.said_nothing(address, name),
+        Ok(_) => app.limiter.succeeded(whence, name),
+        Err(refused) if refused.status == wrong => {}
+        Err(_) => app.limiter.said_nothing(whence, name),
     }
     done
 }
 
-async fn look_up(app: &App, name: &str, password: String, address: &str, now: i64) -> Result<Token, Refused> {
-    let user = app.db.store()?.user(name).await?;
+/// Whether a password is that of the hash; takes its turn.
+pub(crate) async fn checked(app: &App, password: &str, known: &str) -> Result<bool, Refused> {
     let _permit = app.hashing.acquire().await.map_err(|_| Refused::unavailable("the console is stopping"))?;
-    let known = user.as_ref().map_or_else(|| NOBODY.clone(), |user| user.password.expose().to_owned());
+    let (password, known) = (password.to_owned(), known.to_owned());
     let right =
         tokio::task::spawn_blocking(move || password.len() <= LONGEST && is_right(&password, &known)).await;
-    let Some(user) = user.filter(|_| right.unwrap_or(false)) else {
+    right.map_err(|_| Refused::internal("the password cannot be checked"))
+}
+
+/// A password as it is stored; takes its turn.
+pub(crate) async fn hashed(app: &App, password: String) -> Result<Secret, Refused> {
+    let _permit = app.hashing.acquire().await.map_err(|_| Refused::unavailable("the console is stopping"))?;
+    let done = tokio::task::spawn_blocking(move || hash(&password)).await.ok().flatten();
+    done.map(Secret::new).ok_or_else(|| Refused::internal("the password cannot be hashed"))
+}
+
+async fn look_up(app: &App, name: &str, password: &str, address: &str) -> Result<Token, Refused> {
+    let now = app.now();
+    let user = app.db.store()?.user(name).await?;
+    let known = user.as_ref().map_or(NOBODY.as_str(), |user| user.password.expose());
+    let right = checked(app, password, known).await?;
+    let Some(user) = user.filter(|_| right) else {
         return Err(Refused::new(StatusCode::UNAUTHORIZED, "Name or password is wrong."));
     };
     let token = Token::random()?;
@@ -291,23 +314,19 @@ async fn make_first_user(app: &App, file: &std::path::Path) -> Result<(), Refuse
     }
     let (password, made) = crate::secrets::read_or_make(file, crate::secrets::random)
         .map_err(|error| Refused::internal(format!("{}: {error}", file.display())))?;
-    let text = password.clone();
-    let hashed = tokio::task::spawn_blocking(move || hash(&text)).await.ok().flatten();
-    let hashed = hashed.ok_or_else(|| Refused::internal("the password cannot be hashed"))?;
     let user = User {
         name: ADMIN.to_owned(),
         full_name: "Administrator".to_owned(),
-        password: Secret::new(hashed),
+        password: hashed(app, password.clone()).await?,
         is_admin: true,
     };
     let (user, now) = (&user, app.now());
     app.db.write(|store, writer| async move { store.create_first_user(&writer, user, now).await }).await?;
     // Another node may have been first, with another password: then this one opens nothing.
-    let stands = store.user(ADMIN).await?;
-    let ours =
-        tokio::task::spawn_blocking(move || stands.is_some_and(|u| is_right(&password, u.password.expose())))
-            .await
-            .unwrap_or(true);
+    let ours = match store.user(ADMIN).await? {
+        Some(stands) => checked(app, &password, stands.password.expose()).await?,
+        None => false,
+    };
     if ours {
         tracing::info!(user = ADMIN, file = %file.display(), "the first user is made; the password is in this file");
     } else if made {

@@ -1,4 +1,5 @@
-//! What an operator orders of the cluster on a page or by the API: the node agent does it, the database is not needed.
+//! What an operator orders of the cluster on a page or by the API: the node agent does it. Who orders over TLS is looked up
+//! in the database; without it the command line is left.
 
 use crate::api::{Answer, read};
 use crate::app::App;
@@ -157,11 +158,8 @@ pub(crate) async fn submit(
 
 /// PURE: what an order came to.
 fn said(order: Order, node: &str, done: &Value) -> String {
-    let words = match &done["words"] {
-        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
-        other => other.as_str().unwrap_or_default().to_owned(),
-    };
-    let address = done["address"].as_str().unwrap_or_default();
+    let text = |name: &str| done[name].as_str().unwrap_or_default();
+    let (address, words) = (text("address"), text("words"));
     match order {
         Order::AddNode => format!("On the new machine: elpis join {address} {words}"),
         Order::Replace => {
@@ -183,11 +181,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_shown_however_they_come() {
-        for words in [json!(["a", "b"]), json!("a b")] {
-            let text = said(Order::AddNode, "", &json!({ "address": "10.0.0.1:7946", "words": words }));
-            assert_eq!(text, "On the new machine: elpis join 10.0.0.1:7946 a b");
-        }
+    fn words_are_shown_and_orders_are_known_by_name() {
+        let text = said(Order::AddNode, "", &json!({ "address": "10.0.0.1:7946", "words": "a b" }));
+        assert_eq!(text, "On the new machine: elpis join 10.0.0.1:7946 a b");
         assert!(Order::ALL.iter().all(|order| Order::of(order.name()).is_ok_and(|of| of == *order)));
         assert!(Order::of("reboot").is_err());
     }

@@ -2,7 +2,7 @@
 
 use crate::api::{Answer, read};
 use crate::app::App;
-use crate::auth::{ADMIN, Confirm, hash, is_right, redirect};
+use crate::auth::{ADMIN, Confirm, checked, hashed, limited, redirect};
 use crate::pages::{self, Oops};
 use crate::refusal::Refused;
 use crate::sessions::Person;
@@ -11,7 +11,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
-use elpis_store::Secret;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
@@ -40,24 +39,14 @@ fn flaw(new: &str, user: &str) -> Option<String> {
     }
 }
 
-/// A person's own change.
+/// A person's own change. A session that was stolen must not serve to guess.
 async fn change(app: &App, person: &Person, current: String, new: String) -> Result<(), Refused> {
-    let (now, who) = (app.now(), format!("change {}", person.name));
-    // A session that was stolen must not serve to guess.
-    if let Err(seconds) = app.limiter.begin(&who, &person.name, now) {
-        let text = format!("Too many failed tries. Wait {} min, then try again.", seconds / 60 + 1);
-        return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, text));
-    }
-    let done = change_checked(app, person, current, new).await;
-    match &done {
-        Ok(()) => app.limiter.succeeded(&who, &person.name),
-        Err(refused) if refused.status == StatusCode::FORBIDDEN => {}
-        Err(_) => app.limiter.said_nothing(&who, &person.name),
-    }
-    done
+    let whence = format!("change {}", person.name);
+    let changes = change_checked(app, person, &current, new);
+    limited(app, &whence, &person.name, StatusCode::FORBIDDEN, changes).await
 }
 
-async fn change_checked(app: &App, person: &Person, current: String, new: String) -> Result<(), Refused> {
+async fn change_checked(app: &App, person: &Person, current: &str, new: String) -> Result<(), Refused> {
     if let Some(why) = flaw(&new, &person.name) {
         return Err(Refused::bad(why));
     }
@@ -66,7 +55,7 @@ async fn change_checked(app: &App, person: &Person, current: String, new: String
     }
     let known = app.db.store()?.user(&person.name).await?;
     let known = known.ok_or_else(|| Refused::missing("There is no such user any more."))?;
-    if !checked(app, &current, known.password.expose()).await? {
+    if !checked(app, current, known.password.expose()).await? {
         return Err(Refused::new(StatusCode::FORBIDDEN, "The current password is wrong."));
     }
     set(app, &person.name, new, Some(person.token.hash())).await?;
@@ -74,20 +63,8 @@ async fn change_checked(app: &App, person: &Person, current: String, new: String
     Ok(())
 }
 
-async fn checked(app: &App, password: &str, known: &str) -> Result<bool, Refused> {
-    let _permit = app.hashing.acquire().await.map_err(|_| Refused::unavailable("the console is stopping"))?;
-    let (password, known) = (password.to_owned(), known.to_owned());
-    let right = tokio::task::spawn_blocking(move || is_right(&password, &known)).await;
-    right.map_err(|_| Refused::internal("the password cannot be checked"))
-}
-
 async fn set(app: &App, user: &str, new: String, keep: Option<[u8; 32]>) -> Result<(), Refused> {
-    let hashed = {
-        let _permit =
-            app.hashing.acquire().await.map_err(|_| Refused::unavailable("the console is stopping"))?;
-        tokio::task::spawn_blocking(move || hash(&new)).await.ok().flatten()
-    };
-    let hashed = Secret::new(hashed.ok_or_else(|| Refused::internal("the password cannot be hashed"))?);
+    let hashed = hashed(app, new).await?;
     let (hashed, keep) = (&hashed, keep.as_ref());
     app.db
         .write(|store, writer| async move { store.set_password(&writer, user, hashed, keep).await })

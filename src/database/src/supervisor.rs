@@ -136,7 +136,7 @@ struct Supervisor {
     cut: bool,
     /// What was complained about last.
     complained: String,
-    /// Why the last copy failed.
+    /// Why the last copy, or its comparison, failed.
     copy_failed: String,
 }
 
@@ -452,9 +452,20 @@ impl Supervisor {
                 self.events.say("database", &text);
             }
             verifying::Step::Failed(error) => {
-                tracing::warn!(%error, "this copy could not be compared with the primary; trying again");
+                self.copy_trouble(format!(
+                    "this copy could not be compared with the primary: {error}; trying again"
+                ));
             }
             verifying::Step::Nothing => {}
+        }
+    }
+
+    /// Every few seconds, perhaps for days: said once.
+    fn copy_trouble(&mut self, text: String) {
+        tracing::warn!("{text}");
+        if self.copy_failed != text {
+            self.events.say("database", &text);
+            self.copy_failed = text;
         }
     }
 
@@ -465,13 +476,7 @@ impl Supervisor {
                 self.events.say("database", &said);
             }
             Some(Err(error)) => {
-                let text = format!("the copy failed: {error}; it is tried again");
-                tracing::warn!("{text}");
-                // Every few seconds, perhaps for days: said once.
-                if self.copy_failed != text {
-                    self.events.say("database", &text);
-                    self.copy_failed = text;
-                }
+                self.copy_trouble(format!("the copy failed: {error}; it is tried again"));
             }
             None => {}
         }

@@ -1,7 +1,6 @@
 //! A virtual address is where a living node is, and never at two places that can be heard.
 
 use crate::world::World;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 const ADDRESS: &str = "10.99.0.100";
@@ -10,11 +9,7 @@ const MOVED: Duration = Duration::from_secs(15);
 
 #[test]
 fn a_virtual_address_follows_the_living() {
-    if let Some(why) = World::impossible() {
-        println!("SKIPPED a_virtual_address_follows_the_living: {why}");
-        return;
-    }
-    let _machine = crate::MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_machine) = crate::machine("a_virtual_address_follows_the_living") else { return };
     let mut world = World::new();
     world.addresses = true;
     world.form();

@@ -9,12 +9,21 @@ mod world;
 #[path = "../support/writers.rs"]
 mod writers;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use world::World;
 
 /// One cluster at a time: two make each other late, and namespaces have names.
 static MACHINE: Mutex<()> = Mutex::new(());
+
+/// The right to make namespaces; `None` where none can be.
+fn machine(test: &str) -> Option<MutexGuard<'static, ()>> {
+    if let Some(why) = World::impossible() {
+        println!("SKIPPED {test}: {why}");
+        return None;
+    }
+    Some(MACHINE.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 const CHECKS: u32 = 60;
 const YEAR_S: i64 = 31_536_000;
@@ -23,11 +32,7 @@ const MOVED: Duration = Duration::from_secs(12);
 
 #[test]
 fn links_and_processes_fail_and_nothing_runs_twice() {
-    if let Some(why) = World::impossible() {
-        println!("SKIPPED links_and_processes_fail_and_nothing_runs_twice: {why}");
-        return;
-    }
-    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_machine) = machine("links_and_processes_fail_and_nothing_runs_twice") else { return };
     let mut world = World::new();
     world.form();
     world.add_checks(CHECKS, 2);

@@ -3,7 +3,6 @@
 
 use crate::world::World;
 use crate::writers::{Writers, well};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
@@ -15,11 +14,7 @@ const OVER: Duration = Duration::from_secs(6);
 
 #[test]
 fn the_primary_is_cut_off_with_its_clients() {
-    if let Some(why) = World::impossible() {
-        println!("SKIPPED the_primary_is_cut_off_with_its_clients: {why}");
-        return;
-    }
-    let _machine = crate::MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_machine) = crate::machine("the_primary_is_cut_off_with_its_clients") else { return };
     let mut world = World::managed();
     world.form();
     world.add_checks(30, 2);

@@ -86,7 +86,7 @@ fn tell(status: &Status) -> Markup {
                 (database::tell(&status.database))
             } }
             @for (address, node) in &status.addresses {
-                div { dt { "Address" } dd { (address) small { "virtual, held by " @if node.is_empty() { "nobody yet" } @else { (node) } } } }
+                div { dt { "Address" } dd { (address) small { "virtual, given to " @if node.is_empty() { "nobody yet" } @else { (node) } } } }
             }
         }
     }

@@ -148,7 +148,7 @@ fn routes(agent: Agent) -> Router {
         )
         .route(
             "/v1/cluster/add-node",
-            post(async || Json(json!({ "address": "n1:7946", "words": ["six", "words"] }))),
+            post(async || Json(json!({ "address": "n1:7946", "words": "six words" }))),
         )
         .route("/v1/node/drain", post(drain))
         .with_state(agent)

@@ -64,7 +64,7 @@ pub(super) fn text(seen: &Value) -> String {
     text.push_str(&database(&seen["database"]));
     for (address, node) in seen["addresses"].as_object().into_iter().flatten() {
         let node = node.as_str().filter(|node| !node.is_empty()).unwrap_or("nobody yet");
-        text.push_str(&format!("address {} held by {}\n", safe(address), safe(node)));
+        text.push_str(&format!("address {} given to {}\n", safe(address), safe(node)));
     }
     text.push('\n');
     text.push_str(&nodes(seen));
