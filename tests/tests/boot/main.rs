@@ -52,7 +52,6 @@ fn a_firmware_that_does_not_know_our_key_does_not_start_the_image() {
 }
 
 #[test]
-#[ignore = "2 minutes of emulation: make test-iso"]
 fn a_root_that_somebody_changed_does_not_run() {
     let Some(_machine) = machine() else { return };
     let medium = Disk::changed_medium();
