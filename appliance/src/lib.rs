@@ -7,6 +7,7 @@ pub mod audit;
 pub mod disk;
 pub mod identity;
 pub mod install;
+pub mod iso9660;
 pub mod keys;
 pub mod medium;
 pub mod screen;

@@ -20,4 +20,5 @@ pub mod state;
 pub mod state_machine;
 pub mod tls;
 pub mod types;
+pub mod update;
 pub mod words;

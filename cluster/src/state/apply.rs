@@ -5,6 +5,7 @@ use super::{
     MAX_NODES, MAX_TEXT, Node, NodeState, Refused, Secret, Shard,
 };
 use crate::database::{self, Entry, Group};
+use crate::update::{self, Rollout};
 use elpis_watch::{Database, Job, NodeId};
 
 type Outcome = Result<Applied, Refused>;
@@ -43,6 +44,7 @@ impl ClusterState {
                 | Command::BurnJoin { .. }
                 | Command::CodeReplaces { .. }
                 | Command::FailoverSeen(_)
+                | Command::Update(_)
         );
         if !silent && !matches!(outcome, Applied::Unchanged | Applied::Shards(0)) {
             self.revision = index;
@@ -156,6 +158,9 @@ impl ClusterState {
             }
             Command::AccountsMade { epoch, made, dropped } => Ok(self.accounts_made(*epoch, made, dropped)),
             Command::Database(entry) => self.group_entry(entry),
+            Command::Update(entry) => {
+                Rollout::apply(&mut self.rollout, entry).map(done_if).map_err(Refused::Update)
+            }
             Command::ConfigChanged => {
                 self.config_revision += 1;
                 Ok(Applied::Done)
@@ -446,6 +451,13 @@ fn bounded(command: &Command) -> Result<(), Refused> {
         Command::CodeReplaces { code, .. } => &[code],
         Command::Audit { who, what, .. } => &[who, what],
         Command::FailoverSeen(seen) => &[&seen.name, &seen.reason],
+        Command::Update(update::Entry::Begin { image, turns, .. }) => {
+            if turns.len() > MAX_NODES {
+                return Err(Refused::TooManyNodes(turns.len()));
+            }
+            &[&image.version, &image.sha256]
+        }
+        Command::Update(update::Entry::Stop { why, .. }) => &[why],
         _ => &[],
     };
     match texts.iter().find(|text| text.len() > MAX_TEXT) {
