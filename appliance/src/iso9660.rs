@@ -40,7 +40,8 @@ pub fn find(image: &mut (impl Read + Seek), path: &str) -> Result<Extent> {
         let record = records(&folder).find(|record| name_of(record).as_deref() == Some(name.as_bytes()));
         let record = record.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("it has no {path}")))?;
         // A folder where one is looked for, and no file in several pieces.
-        let (flags, wanted) = (record.get(25).copied().unwrap_or(0), if names.peek().is_some() { 2 } else { 0 });
+        let (flags, wanted) =
+            (record.get(25).copied().unwrap_or(0), if names.peek().is_some() { 2 } else { 0 });
         if flags & 0x82 != wanted {
             return Err(Error::new(ErrorKind::InvalidData, format!("{path} is of another kind")));
         }

@@ -12,6 +12,7 @@
 //! | the master's work, while this node leads | 50 ms | `agent/lead.rs` |
 //! | orders to the supervisor of this node's database | at each change | `agent/database.rs` |
 //! | who answers, while there is no master | 1 s | `agent/majority.rs` |
+//! | versions and images, where the cluster updates this machine | 1 s | `agent/update.rs` |
 //! | database accounts, while this node leads | 1 s and at each change | `agent/accounts.rs` |
 
 pub mod accounts;
@@ -32,12 +33,16 @@ pub mod registry;
 mod renew;
 mod sock;
 mod status;
+pub mod update;
 
 pub use adopt::{PositionLine, WaitLine};
 use forming::Joining;
 pub use forming::{JoinStatus, Step};
 pub use majority::MajorityLine;
-pub use status::{CopyLine, DatabaseLine, DiskLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status};
+pub use status::{
+    CopyLine, DatabaseLine, DiskLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status, UpdateLine,
+    UpdateNode,
+};
 
 use crate::identity::{Identity, IdentityError};
 use crate::raft_node::{self, NodeError, RaftNode};
@@ -69,6 +74,8 @@ pub struct AgentConfig {
     pub accounts: accounts::Maker,
     /// Runs this node's copy of the database, where the nodes run it; `None` = this node never has one.
     pub database: Option<database::Hand>,
+    /// What the cluster may update here; `None` = nothing: the machine belongs to somebody else.
+    pub machine: Option<Arc<dyn update::Machine>>,
 }
 
 /// Why the node agent cannot go on.
@@ -109,6 +116,8 @@ struct Agent {
     join: Mutex<Joining>,
     events: Mutex<VecDeque<EventLine>>,
     logs: Mutex<logs::Logs>,
+    /// Images for this machine.
+    shelf: update::Shelf,
     /// The cluster went on without this node, in words: then it is no member.
     given_up: Option<String>,
     /// Set once, when the node agent must end by itself.
@@ -141,6 +150,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
         join: Mutex::default(),
         events: Mutex::default(),
         logs: Mutex::default(),
+        shelf: update::Shelf::open(config.machine.clone(), &config.raft.data_dir),
         given_up,
         failed: Mutex::default(),
         tasks: TaskTracker::new(),
@@ -200,6 +210,7 @@ impl Agent {
         self.tasks.spawn(accounts::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(database::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(majority::run(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(update::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(lead::run(Arc::clone(self), member));
     }
 

@@ -305,6 +305,22 @@ impl RaftNode {
         Ok(self.inner.peers.ask(node, Lane::Call, Kind::Call, &frame, CALL).await?)
     }
 
+    /// As [`RaftNode::call`], on a connection of its own and with its own patience: for answers that take long.
+    ///
+    /// # Errors
+    /// As [`RaftNode::call`].
+    pub async fn fetch(
+        &self,
+        node: u64,
+        kind: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Vec<u8>, NodeError> {
+        let frame =
+            call_frame(kind, &body).ok_or_else(|| NodeError::Handler("the kind is too long".to_owned()))?;
+        Ok(self.inner.peers.ask(node, Lane::Bulk, Kind::Call, &frame, patience).await?)
+    }
+
     /// Sets the handler of calls from other nodes (and from this one to itself).
     pub fn on_call<F, Fut>(&self, handler: F)
     where

@@ -8,5 +8,6 @@
 mod plan;
 mod rollout;
 
-pub use plan::{Act, Next, Order, Planner, Seen, Sight, against, seconds, turns};
+pub(crate) use plan::stop;
+pub use plan::{Act, Next, Order, Planner, Seen, Sight, WATCH_MS, against, seconds, turns};
 pub use rollout::{Entry, Image, MAX_WORDS, Refused, Rollout, Step, Turn};

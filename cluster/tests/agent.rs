@@ -2,102 +2,19 @@
 //! of which one dies.
 #![allow(clippy::unwrap_used)] // helpers of tests stand outside #[test]
 
+#[path = "support/agents.rs"]
+mod agents;
+
+use agents::{LIMIT, Node, three};
 use elpis_cluster::agent::accounts::{Maker, Order};
-use elpis_cluster::agent::{AgentConfig, AgentError, Status, run};
-use elpis_cluster::raft_node::Config;
-use elpis_cluster::types::Timings;
-use elpis_watch::{Heartbeat, Hello, Link, Method, Role, SHARDS, VERSION, Welcome, request};
+use elpis_cluster::agent::{AgentError, run};
+use elpis_watch::{Heartbeat, Hello, Link, Method, Role, SHARDS, VERSION, Welcome};
 use serde_json::{Value, json};
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-const LIMIT: Duration = Duration::from_secs(20);
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// A node agent in this process.
-struct Node {
-    config: AgentConfig,
-    stop: CancellationToken,
-    running: JoinHandle<Result<(), AgentError>>,
-}
-
-impl Node {
-    fn new(folder: &Path, name: &str, roles: &[Role]) -> Node {
-        Self::with(folder, name, roles, Maker::new(|_| async { Ok(()) }))
-    }
-
-    fn with(folder: &Path, name: &str, roles: &[Role], accounts: Maker) -> Node {
-        let listen = free_port();
-        let config = AgentConfig {
-            database: None,
-            raft: Config {
-                data_dir: folder.join(name),
-                name: name.to_owned(),
-                listen,
-                advertise: listen.to_string(),
-                spool_address: String::new(),
-                gate_address: String::new(),
-                console_address: String::new(),
-                timings: Timings::LAN,
-            },
-            socket: folder.join(name).join("run/node.sock"),
-            roles: roles.to_vec(),
-            accounts,
-        };
-        Self::start(config)
-    }
-
-    fn start(config: AgentConfig) -> Node {
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(run(config.clone(), stop.clone()));
-        Node { config, stop, running }
-    }
-
-    /// Ends it; the configuration starts it again.
-    async fn end(self) -> AgentConfig {
-        self.stop.cancel();
-        self.running.await.unwrap().unwrap();
-        self.config
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.config.socket.clone()
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, String> {
-        let body = (!body.is_null()).then_some(body);
-        request(&self.config.socket, method, path, body.as_ref()).await.map_err(|error| error.to_string())
-    }
-
-    async fn status(&self) -> Option<Status> {
-        request(&self.config.socket, Method::GET, "/v1/status", None::<&()>).await.ok()
-    }
-
-    /// Waits until the status shows it, with a deadline.
-    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-        let started = Instant::now();
-        let mut last = None;
-        while started.elapsed() < LIMIT {
-            if let Some(status) = self.status().await {
-                if wanted(&status) {
-                    return status;
-                }
-                last = Some(status);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("not within {LIMIT:?}: {what}; {last:#?}");
-    }
-}
 
 struct Sleeper(Child);
 
@@ -301,43 +218,6 @@ async fn accounts_are_made_by_whoever_leads_and_a_failure_is_told() {
     }
     assert_eq!(orders.lock().unwrap().last().unwrap().make, last.make);
     node.end().await;
-}
-
-/// Joins the nodes to the first one, as an operator would.
-async fn three(folder: &Path) -> Vec<Node> {
-    let nodes: Vec<Node> = ["n1", "n2", "n3"].iter().map(|name| Node::new(folder, name, &[])).collect();
-    for node in &nodes {
-        node.until("it answers", |status| status.state == "no-cluster").await;
-    }
-    let database = json!({"url": "mysql://localhost/x", "user": "u", "password": "p", "ready": false});
-    let init = json!({"name": "c", "database": database});
-    nodes[0].ask(Method::POST, "/v1/cluster/init", init).await.unwrap();
-    nodes[0].until("the first one leads", |status| status.shards.owned == SHARDS).await;
-    for node in &nodes[1..] {
-        let words = nodes[0].ask(Method::POST, "/v1/cluster/add-node", json!({})).await.unwrap();
-        let join = json!({"address": words["address"], "words": words["words"]});
-        node.ask(Method::POST, "/v1/cluster/join", join).await.unwrap();
-        let began = Instant::now();
-        loop {
-            let join = node.ask(Method::GET, "/v1/cluster/join", Value::Null).await.unwrap();
-            assert_eq!(join["error"], "", "{join}");
-            if join["done"] == true {
-                assert!(join["steps"].as_array().unwrap().len() >= 4, "{join}");
-                break;
-            }
-            assert!(began.elapsed() < LIMIT * 2, "{join}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-    for node in &nodes {
-        node.until("three voters share the shards", |status| {
-            status.nodes.len() == 3
-                && status.nodes.iter().all(|node| node.voter && node.shards > 1200)
-                && (status.shards.owned, status.moves, status.can_lose) == (SHARDS, 0, 1)
-        })
-        .await;
-    }
-    nodes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

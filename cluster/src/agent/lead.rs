@@ -4,15 +4,17 @@ mod group;
 
 use super::member::Member;
 use super::messages::{
-    ALIVE, Ask, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, POKE, RENEW, Renew, Renewed, STATUS, VERSION,
+    ALIVE, Ask, IMAGE, Knowledge, LOG, MAX_RENEWAL, NodeKnowledge, POKE, RENEW, Renew, Renewed, STATUS,
+    VERSION,
 };
-use super::{Agent, locked, logs, majority};
-use crate::database::Seen;
+use super::{Agent, locked, logs, majority, update};
+use crate::database::Seen as Position;
 use crate::leader::{Leader, Now};
 use crate::lease::{Grant, LeaseTimings};
 use crate::raft_node::NodeError;
 use crate::state::{Command, Failover};
 use crate::types::{boot_ms, unix_ms};
+use crate::update::{Order, Planner, Seen};
 use elpis_watch::NodeId;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -25,6 +27,8 @@ const PACE: Duration = Duration::from_millis(50);
 const SKEW_MS: i64 = 1000;
 /// The first result after a failover is awaited for so long.
 const AWAIT_MS: i64 = 60_000;
+/// The pace of a rollout.
+const ROLL_OUT_MS: i64 = 1000;
 /// Pause between two tries to give the leadership away while draining.
 const TRANSFER_MS: i64 = 5000;
 
@@ -43,6 +47,17 @@ pub(super) struct Leading {
     transferred: AtomicI64,
     tick_now: Notify,
     group: group::Standing,
+    updates: Mutex<Updates>,
+    updating: AtomicBool,
+}
+
+/// What the master knows of versions, and its part of a rollout.
+#[derive(Debug, Default)]
+struct Updates {
+    seen: BTreeMap<NodeId, Seen>,
+    planner: Planner,
+    orders: BTreeMap<NodeId, Order>,
+    looked_boot_ms: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -63,6 +78,8 @@ impl Leading {
             transferred: AtomicI64::new(0),
             tick_now: Notify::new(),
             group: group::Standing::default(),
+            updates: Mutex::default(),
+            updating: AtomicBool::new(false),
         }
     }
 
@@ -79,8 +96,14 @@ pub(super) fn answer_calls(agent: &Arc<Agent>, member: &Arc<Member>) {
     let node = member.upgrade().map(|member| member.node.clone());
     if let Some(node) = node {
         node.on_call(move |peer, kind, body| {
-            let answer = answer(&agent, &member, peer, &kind, &body);
-            async move { answer }
+            let (agent, member) = (agent.clone(), member.clone());
+            async move {
+                if kind == IMAGE {
+                    let agent = agent.upgrade().ok_or("this node agent stops")?;
+                    return update::part(agent, body).await;
+                }
+                answer(&agent, &member, peer, &kind, &body)
+            }
         });
     }
 }
@@ -154,10 +177,20 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
     if !renew.renewal.released.is_empty() || state.nodes.get(&peer).is_some_and(waits) {
         leading.tick_now.notify_one();
     }
+    let mut update = None;
+    if grant.refused.is_empty() {
+        let mut updates = locked(&leading.updates);
+        match renew.update {
+            Some(told) => drop(updates.seen.insert(peer, told)),
+            // It started anew: what it said before says nothing.
+            None => drop(updates.seen.remove(&peer)),
+        }
+        update = updates.orders.get(&peer).cloned();
+    }
     let mut database = None;
     if let Some(told) = renew.database.filter(|_| grant.refused.is_empty()) {
         if told.report.local.up {
-            let seen = Seen { seq: told.report.local.received(), at_ms: grant.cluster_now_ms };
+            let seen = Position { seq: told.report.local.received(), at_ms: grant.cluster_now_ms };
             member.seen(peer, seen);
         }
         leading.group.heard(view.term, peer, told);
@@ -165,7 +198,13 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
         group::plan(agent, member, &view, &state, moment);
         database = leading.group.order(peer);
     }
-    Renewed { grant, applied_index: view.applied_index, database, positions: member.positions(&state) }
+    Renewed {
+        grant,
+        applied_index: view.applied_index,
+        database,
+        positions: member.positions(&state),
+        update,
+    }
 }
 
 fn short(text: &str) -> String {
@@ -223,6 +262,7 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
         positions: member.positions(&state),
         wait: member.leading.group.waits(&state),
         accounts_error: locked(&member.accounts_error).clone(),
+        updates: locked(&member.leading.updates).seen.clone(),
     })
 }
 
@@ -250,6 +290,7 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
         locked(&leading.heard).clear();
         locked(&leading.awaited).clear();
         leading.group.forget();
+        *locked(&leading.updates) = Updates::default();
         return;
     }
     let state = member.state();
@@ -272,8 +313,35 @@ fn tick(agent: &Arc<Agent>, member: &Arc<Member>) {
     });
     if grants {
         group::plan(agent, member, &view, &state, group::Now { boot_ms: now.boot_ms, cluster_ms });
+        roll_out(agent, member, &now);
     }
     transfer(agent, member, &now);
+}
+
+/// Looks at a rollout that goes on, every second.
+fn roll_out(agent: &Arc<Agent>, member: &Arc<Member>, now: &Now<'_>) {
+    let leading = &member.leading;
+    if leading.updating.load(Ordering::SeqCst) {
+        return;
+    }
+    let (mut planner, seen) = {
+        let mut updates = locked(&leading.updates);
+        if now.boot_ms - updates.looked_boot_ms < ROLL_OUT_MS {
+            return;
+        }
+        updates.looked_boot_ms = now.boot_ms;
+        updates.seen.retain(|id, _| now.state.nodes.contains_key(id));
+        (updates.planner.clone(), updates.seen.clone())
+    };
+    let next = update::lead(agent, member, &mut planner, &seen).unwrap_or_default();
+    {
+        let mut updates = locked(&leading.updates);
+        (updates.planner, updates.orders) = (planner, next.orders);
+    }
+    if let Some(command) = next.command {
+        leading.updating.store(true, Ordering::SeqCst);
+        propose(agent, member, now.view.term, command, |leading| &leading.updating);
+    }
 }
 
 fn propose(

@@ -1,9 +1,10 @@
 //! What node agents tell each other over [`RaftNode::call`](crate::raft_node::RaftNode::call), as JSON: kind `renew`
 //! ([`Renew`] → [`Renewed`]), kind `status` ([`Ask`] → [`Knowledge`]), kind `log` ([`LogAsk`] → [`LogLevels`]),
-//! kind `alive` ([`Ask`] → [`Alive`]).
+//! kind `alive` ([`Ask`] → [`Alive`]), kind `image` ([`ImageAsk`] → bytes).
 
 use crate::database::{Applied, Disks, Order, Report, Seen, Wait};
 use crate::lease::{Grant, Renewal};
+use crate::update;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -19,6 +20,9 @@ pub const STATUS: &str = "status";
 pub const POKE: &str = "poke";
 /// Kind of the call that orders or asks what a node logs.
 pub const LOG: &str = "log";
+
+/// Kind of the call that asks for a part of an image.
+pub const IMAGE: &str = "image";
 
 /// Kind of the call that asks any node, without a master, how it stands.
 pub const ALIVE: &str = "alive";
@@ -40,6 +44,9 @@ pub struct Renew {
     /// Of the node's database server, where the nodes run the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<GroupReport>,
+    /// Its versions, where the cluster updates it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<update::Seen>,
 }
 
 /// What the supervisor of a node's database server tells.
@@ -81,6 +88,9 @@ pub struct Renewed {
     /// Where the copies of the database stood when the master heard of each last: every node remembers it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub positions: BTreeMap<NodeId, Seen>,
+    /// What it is to do with an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<update::Order>,
 }
 
 /// Order to a node's log, or without directives the question how it stands. Also the body of `POST /v1/log`.
@@ -112,6 +122,15 @@ pub struct LogLevel {
     /// `default` = what it was started with.
     pub directives: String,
     pub ms_left: u64,
+}
+
+/// Question for a part of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageAsk {
+    pub sha256: String,
+    /// Where it begins, in bytes.
+    pub at: u64,
 }
 
 /// Question for [`Knowledge`].
@@ -156,6 +175,9 @@ pub struct Knowledge {
     /// Why database accounts are not made; empty = they are.
     #[serde(default)]
     pub accounts_error: String,
+    /// Versions of the nodes that the cluster updates.
+    #[serde(default)]
+    pub updates: BTreeMap<NodeId, update::Seen>,
 }
 
 /// A node as the leader sees it.

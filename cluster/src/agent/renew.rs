@@ -62,6 +62,9 @@ async fn once(agent: &Agent, member: &Member) {
             if let Some(order) = answer.database {
                 member.desk.obey(answer.grant.term, &order);
             }
+            if answer.grant.refused.is_empty() {
+                agent.shelf.obey(answer.update);
+            }
         }
         Ok(Ok(answer)) => {
             tracing::warn!(
@@ -100,6 +103,7 @@ fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
         },
         services: registry.services(now),
         database: member.desk.report(view.term),
+        update: agent.shelf.seen(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! `GET /v1/status`, `/healthz`, `/metrics`: what any live node can say, without the database.
 
 mod disk;
+mod update;
 
 pub use disk::DiskLine;
+pub use update::{UpdateLine, UpdateNode};
 
 use super::member::Member;
 use super::messages::{Ask, Knowledge, STATUS, VERSION};
@@ -56,6 +58,9 @@ pub struct Status {
     pub addresses: BTreeMap<String, String>,
     /// Planned moves under way.
     pub moves: usize,
+    /// The last rollout of a newer version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateLine>,
     /// Newest first.
     pub failovers: Vec<Failed>,
     pub warnings: Vec<String>,
@@ -81,7 +86,11 @@ pub struct NodeLine {
     pub unfit: String,
     /// Its wall clock minus cluster time.
     pub skew_ms: i64,
+    /// Version that it runs.
     pub program: String,
+    /// Version of the image that it holds for an update; empty = none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image: String,
     /// Its copy of the database, where the nodes run it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<CopyLine>,
@@ -237,6 +246,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
     let holds =
         |id: NodeId| known.and_then(|known| known.nodes.get(&id)).is_some_and(|node| node.lease_ms_left > 0);
     let of_all = known;
+    let seen = |id: NodeId| of_all.and_then(|known| known.updates.get(&id));
     let nodes: Vec<NodeLine> = state
         .members()
         .map(|(id, node)| {
@@ -259,7 +269,8 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
                 services: known.services,
                 unfit: known.unfit,
                 skew_ms: known.skew_ms,
-                program: node.version.clone(),
+                program: seen(id).map_or_else(|| node.version.clone(), |seen| seen.runs.clone()),
+                image: seen(id).map(|seen| seen.version.clone()).unwrap_or_default(),
                 database: of_all.and_then(|known| copy(state, known, id)),
                 disk: of_all
                     .and_then(|known| known.database.get(&id))
@@ -301,6 +312,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
         jobs: state.jobs.iter().map(|(job, at)| (job.clone(), name(at.node))).collect(),
         addresses: addresses(state, name),
         moves: state.moves().count(),
+        update: update::line(state, of_all),
         failovers: state
             .failovers
             .iter()
@@ -391,7 +403,7 @@ fn copy(state: &ClusterState, known: &Knowledge, id: NodeId) -> Option<CopyLine>
 }
 
 /// PURE: how many nodes, whichever they are, may die now while the rest goes on working.
-fn can_lose(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>) -> (usize, String) {
+pub(super) fn can_lose(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>) -> (usize, String) {
     let Some(known) = known else {
         return (0, "no master: a majority of the voters does not answer, or an election goes on".to_owned());
     };

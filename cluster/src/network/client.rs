@@ -37,6 +37,8 @@ pub enum Lane {
     Vote,
     Snapshot,
     Call,
+    /// What may take long: a part of an image.
+    Bulk,
 }
 
 /// A connection to a member. Making one goes on when the question that wanted it is given up: where the network or a

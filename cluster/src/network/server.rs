@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Most connections at a time: 64 nodes × 5 lanes, and some that join.
+/// Most connections at a time: 64 nodes × 6 lanes, and some that join.
 const CONNECTIONS: usize = 400;
 
 /// What the port does with frames.

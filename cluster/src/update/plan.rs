@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MINUTE_MS: i64 = 60_000;
-/// A node shows for so long without a break that the cluster is well with its new version.
-const SOAK_MS: i64 = MINUTE_MS;
+/// A node is watched for so long, unless somebody wants another time: the cluster has to be well without a break.
+pub const WATCH_MS: i64 = MINUTE_MS;
 /// All nodes have so long to take the image.
 const TAKE_MS: i64 = 30 * MINUTE_MS;
 /// The first turn waits so much longer for a cluster that can lose a node.
@@ -23,8 +23,8 @@ const SETTLE_MS: i64 = 15 * MINUTE_MS;
 const SWITCH_MS: i64 = 30_000;
 /// Room on the disk beside the image.
 const ROOM: u64 = 64 << 20;
-/// What a turn takes, about: writing, two starts of services, [`SOAK_MS`].
-const TURN_S: u64 = 180;
+/// What a turn takes, about: writing, two starts of services, and the time in which it is watched.
+const TURN_S: u64 = 120;
 
 /// What a node tells of its versions, with its renewals.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,8 +118,9 @@ pub fn turns(sight: &Sight<'_>, image: &Image) -> Vec<Turn> {
 
 /// About how long these turns take, in seconds.
 #[must_use]
-pub fn seconds(turns: usize) -> u64 {
-    TURN_S * u64::try_from(turns).unwrap_or(u64::MAX / TURN_S)
+pub fn seconds(turns: usize, watch_ms: i64) -> u64 {
+    let turn = TURN_S + u64::try_from(watch_ms / 1_000).unwrap_or(0);
+    turn.saturating_mul(u64::try_from(turns).unwrap_or(u64::MAX))
 }
 
 /// All that stands against a rollout now; empty = nothing.
@@ -209,8 +210,8 @@ impl Planner {
         let node = member.ok_or_else(|| format!("node {id} is no member any more"))?;
         let name = &node.name;
         let seen = sight.seen.get(&id).cloned().unwrap_or_default();
-        let well = sight.can_lose > 0
-            || (rollout.with_pause && sight.state.members().all(|(_, node)| node.live()));
+        let well =
+            sight.can_lose > 0 || (rollout.with_pause && sight.state.members().all(|(_, node)| node.live()));
         let (runs_new, at_ms) = (seen.runs == *version, sight.now_ms);
         let waited = at_ms - turn.since_ms;
         let in_time = |limit: i64, what: &str| match waited > limit {
@@ -280,7 +281,7 @@ impl Planner {
                     return Ok(None);
                 }
                 let since = *self.well_since.get_or_insert(at_ms);
-                Ok((at_ms - since >= SOAK_MS).then(|| go(Step::Done)))
+                Ok((at_ms - since >= rollout.watch_ms).then(|| go(Step::Done)))
             }
             Step::Done => Ok(None),
         }
@@ -327,7 +328,8 @@ impl Planner {
         let group = state.group.as_ref();
         let primary = group.is_some_and(|group| group.primary == id || group.failing_over);
         // Where nobody holds every commit the primary stays, and writing pauses with it.
-        let stays = rollout.with_pause && group.is_some_and(|group| heir(state, id).is_none() && !group.failing_over);
+        let stays =
+            rollout.with_pause && group.is_some_and(|group| heir(state, id).is_none() && !group.failing_over);
         if state.shards.iter().any(|shard| shard.owner == id || shard.to == Some(id)) {
             return Some("has kept some of its shards".to_owned());
         }

@@ -71,6 +71,8 @@ pub struct Rollout {
     pub turns: Vec<Turn>,
     /// A cluster that cannot lose a node pauses meanwhile, and somebody wanted that.
     pub with_pause: bool,
+    /// Each node is watched for so long with its new version before the next one's turn.
+    pub watch_ms: i64,
     /// Cluster time, Unix milliseconds.
     pub begun_ms: i64,
     /// When it stopped or was over.
@@ -82,12 +84,28 @@ pub struct Rollout {
 /// A change of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
-    Begin { image: Image, holder: NodeId, turns: Vec<Turn>, with_pause: bool, at_ms: i64 },
+    Begin {
+        image: Image,
+        holder: NodeId,
+        turns: Vec<Turn>,
+        with_pause: bool,
+        watch_ms: i64,
+        at_ms: i64,
+    },
     /// The node goes on to this step, from the one before.
-    Go { node: NodeId, step: Step, at_ms: i64 },
+    Go {
+        node: NodeId,
+        step: Step,
+        at_ms: i64,
+    },
     /// Everybody is done.
-    End { at_ms: i64 },
-    Stop { why: String, at_ms: i64 },
+    End {
+        at_ms: i64,
+    },
+    Stop {
+        why: String,
+        at_ms: i64,
+    },
 }
 
 impl fmt::Display for Entry {
@@ -141,13 +159,14 @@ impl Rollout {
         match (entry, going) {
             (Entry::Begin { .. }, Some(going)) => Err(Refused::GoesOn(going.image.version.clone())),
             (Entry::Begin { turns, .. }, None) if turns.is_empty() => Err(Refused::Nobody),
-            (Entry::Begin { image, holder, turns, with_pause, at_ms }, None) => {
+            (Entry::Begin { image, holder, turns, with_pause, watch_ms, at_ms }, None) => {
                 let waits = |turn: &Turn| Turn { step: Step::Waits, since_ms: *at_ms, ..turn.clone() };
                 *rollout = Some(Rollout {
                     image: image.clone(),
                     holder: *holder,
                     turns: turns.iter().map(waits).collect(),
                     with_pause: *with_pause,
+                    watch_ms: *watch_ms,
                     begun_ms: *at_ms,
                     ended_ms: None,
                     stopped: None,
@@ -158,8 +177,7 @@ impl Rollout {
             (Entry::Go { node, step, at_ms }, Some(going)) => {
                 let turn = going.turns.iter_mut().find(|turn| turn.step != Step::Done);
                 // One step after the other, and only of the node in turn.
-                let Some(turn) =
-                    turn.filter(|turn| turn.node == *node && turn.step as u8 + 1 == *step as u8)
+                let Some(turn) = turn.filter(|turn| turn.node == *node && turn.step as u8 + 1 == *step as u8)
                 else {
                     return Ok(false);
                 };
@@ -193,7 +211,14 @@ mod tests {
             since_ms: 0,
         };
         let image = Image { version: "2".into(), sha256: "ab".into(), bytes: 9 };
-        Entry::Begin { image, holder: 2, turns: nodes.iter().map(turn).collect(), with_pause: false, at_ms: 5 }
+        Entry::Begin {
+            image,
+            holder: 2,
+            turns: nodes.iter().map(turn).collect(),
+            with_pause: false,
+            watch_ms: 9,
+            at_ms: 5,
+        }
     }
 
     #[test]

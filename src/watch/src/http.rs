@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
@@ -64,6 +64,24 @@ pub async fn request_text(socket: &Path, path: &str) -> Result<String, LinkError
     }
 }
 
+/// Sends a large body as it comes, for example a file, and returns the JSON answer. `patience`: for all of it.
+pub async fn upload<A, B>(socket: &Path, path: &str, body: B, patience: Duration) -> Result<A, LinkError>
+where
+    A: DeserializeOwned,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let work = async {
+        let response = send_body(socket, Method::PUT, path, body).await?;
+        let bytes = read_all(response).await?;
+        serde_json::from_slice(&bytes).map_err(|e| LinkError::Malformed(e.to_string()))
+    };
+    match timeout(patience, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(LinkError::Timeout { what: format!("PUT {path}"), seconds: patience.as_secs() }),
+    }
+}
+
 pub(crate) async fn exchange<A: DeserializeOwned>(
     socket: &Path,
     method: Method,
@@ -97,6 +115,23 @@ async fn send(
     path: &str,
     body: Option<&(impl Serialize + Sync)>,
 ) -> Result<Response<Incoming>, LinkError> {
+    let bytes = match body {
+        Some(body) => serde_json::to_vec(body).map_err(|e| LinkError::Malformed(e.to_string()))?,
+        None => Vec::new(),
+    };
+    send_body(socket, method, path, Full::new(Bytes::from(bytes))).await
+}
+
+async fn send_body<B>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: B,
+) -> Result<Response<Incoming>, LinkError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| LinkError::Connect { path: socket.to_path_buf(), source })?;
@@ -107,16 +142,12 @@ async fn send(
             tracing::debug!(error = %e, "connection to the node agent ended");
         }
     });
-    let bytes = match body {
-        Some(body) => serde_json::to_vec(body).map_err(|e| LinkError::Malformed(e.to_string()))?,
-        None => Vec::new(),
-    };
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, "node")
         .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(bytes)))
+        .body(body)
         .map_err(|e| LinkError::Malformed(e.to_string()))?;
     let response = sender.send_request(request).await.map_err(broken)?;
     let status = response.status();

@@ -4,7 +4,7 @@ use super::Peer;
 use super::answer::{Body, No, json, refuse, text};
 use crate::agent::member::Member;
 use crate::agent::process::Process;
-use crate::agent::{Agent, adopt, forming, locked, logs, orders, recover, status};
+use crate::agent::{Agent, adopt, forming, locked, logs, orders, recover, status, update};
 use crate::types::boot_ms;
 use elpis_watch::{Heartbeat, Hello, Released, Report, Role, TrafficDone, VERSION, Welcome};
 use http_body_util::{BodyExt, Limited};
@@ -105,6 +105,14 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         }
         (&Method::POST, "/v1/database/adopt") => {
             json(&adopt::order(agent, &*member(agent)?, read(body).await?).await?)
+        }
+        (&Method::PUT, "/v1/update/image") => json(&update::receive(agent, body).await?),
+        (&Method::POST, "/v1/update/start") => {
+            json(&update::start(agent, &*member(agent)?, read(body).await?).await?)
+        }
+        (&Method::POST, "/v1/update/stop") => {
+            update::stop(&*member(agent)?).await?;
+            json(&Nothing {})
         }
         (&Method::POST, "/v1/node/replace") => {
             json(&orders::replace(&*member(agent)?, read(body).await?).await?)

@@ -58,8 +58,14 @@ impl World {
     fn begin(&mut self) {
         assert_eq!(against(&self.sight(), &image(), false), Vec::<String>::new());
         let turns = turns(&self.sight(), &image());
-        let begin =
-            Entry::Begin { image: image(), holder: 4, turns, with_pause: false, at_ms: self.now_ms };
+        let begin = Entry::Begin {
+            image: image(),
+            holder: 4,
+            turns,
+            with_pause: false,
+            watch_ms: WATCH_MS,
+            at_ms: self.now_ms,
+        };
         self.apply(&Command::Update(begin));
     }
 
@@ -132,8 +138,7 @@ fn one_after_the_other_and_the_master_last() {
     assert_eq!(over.stopped, None);
     assert!(world.seen.values().all(|seen| seen.runs == NEW));
     assert!(world.state.members().all(|(_, node)| !node.draining));
-    let restarts: Vec<&str> =
-        world.story.iter().filter_map(|line| line.strip_prefix("restarted ")).collect();
+    let restarts: Vec<&str> = world.story.iter().filter_map(|line| line.strip_prefix("restarted ")).collect();
     assert_eq!(restarts, ["4", "3", "2"], "follower, primary, master");
     let minutes = (over.ended_ms.unwrap() - over.begun_ms) / MINUTE_MS;
     assert!((3..5).contains(&minutes), "{minutes}: each is watched for a minute");
@@ -176,12 +181,14 @@ fn a_node_that_was_drained_stays_so_and_a_new_master_goes_on() {
     let mut world = World::new(4);
     world.state.apply(900, &Command::Drain { node: 5 }).unwrap();
     let turns = turns(&world.sight(), &image());
-    let begin = Entry::Begin { image: image(), holder: 4, turns, with_pause: true, at_ms: 1_000 };
+    let begin =
+        Entry::Begin { image: image(), holder: 4, turns, with_pause: true, watch_ms: WATCH_MS, at_ms: 1_000 };
     world.apply(&Command::Update(begin));
     for _ in 0..500 {
         world.second();
         // In every second another one leads, with an empty memory but in the last minute of a turn.
-        let settles = world.state.rollout.as_ref().unwrap().current().is_some_and(|t| t.step == Step::Settles);
+        let settles =
+            world.state.rollout.as_ref().unwrap().current().is_some_and(|t| t.step == Step::Settles);
         if !settles {
             world.planner = Planner::default();
         }
@@ -205,7 +212,8 @@ fn a_node_alone_pauses_only_when_that_is_wanted() {
     assert!(reasons.len() == 1 && reasons[0].contains("--with-pause"), "{reasons:?}");
     assert_eq!(against(&sight, &image(), true), Vec::<String>::new());
     let turns = turns(&sight, &image());
-    let begin = Entry::Begin { image: image(), holder: 4, turns, with_pause: true, at_ms: 0 };
+    let begin =
+        Entry::Begin { image: image(), holder: 4, turns, with_pause: true, watch_ms: WATCH_MS, at_ms: 0 };
     world.apply(&Command::Update(begin));
     let mut restarts = 0;
     for _ in 0..100 {
