@@ -44,6 +44,12 @@ pub struct Progress {
     percent: Option<u64>,
     done: bool,
     error: Option<String>,
+    /// Of an update: the version that the next start runs.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// Which order of the node agent it follows.
+    #[serde(default)]
+    pub order: Option<i64>,
 }
 
 impl Progress {
@@ -58,6 +64,8 @@ impl Progress {
             percent: None,
             done: false,
             error: None,
+            to: None,
+            order: None,
         }
     }
 
@@ -84,6 +92,12 @@ impl Progress {
     #[must_use]
     pub fn runs(&self) -> bool {
         !self.done && self.error.is_none()
+    }
+
+    /// Why it failed.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
     }
 
     /// The disk is ready to be started from.

@@ -29,6 +29,8 @@ pub struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     pub version: String,
+    /// Version of the protocol between nodes that its program speaks.
+    pub speaks: u16,
     files: BTreeMap<String, Wanted>,
 }
 
@@ -47,6 +49,9 @@ impl Manifest {
         }
         let version = lines.next().and_then(|line| line.strip_prefix("version ")).filter(|v| is_version(v));
         let version = version.ok_or_else(|| strange("it names no version"))?.to_owned();
+        let speaks = lines.next().and_then(|line| line.strip_prefix("speaks "));
+        let speaks = speaks.and_then(|number| number.parse().ok());
+        let speaks = speaks.ok_or_else(|| strange("it does not say what it speaks to other nodes"))?;
         let mut files = BTreeMap::new();
         for line in lines {
             let words: Vec<&str> = line.split(' ').collect();
@@ -54,7 +59,12 @@ impl Manifest {
             let bytes = bytes.parse().map_err(|_| strange(line))?;
             files.insert(name.to_owned(), Wanted { hash: hash.to_owned(), bytes });
         }
-        Ok(Manifest { version, files })
+        Ok(Manifest { version, speaks, files })
+    }
+
+    /// All files, by name.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &Wanted)> {
+        self.files.iter().map(|(name, wanted)| (name.as_str(), wanted))
     }
 
     /// How a file has to be.
@@ -91,7 +101,7 @@ mod tests {
     use super::*;
     use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
-    const LIST: &str = "elpis-medium 1\nversion 0.2.0\nfile ab12 100 live/root.img\n";
+    const LIST: &str = "elpis-medium 1\nversion 0.2.0\nspeaks 1\nfile ab12 100 live/root.img\n";
 
     fn signed(text: &str) -> Result<Manifest, MediumError> {
         let key = Ed25519KeyPair::generate().unwrap();
@@ -101,7 +111,7 @@ mod tests {
     #[test]
     fn what_is_signed_is_read() {
         let list = signed(LIST).unwrap();
-        assert_eq!(list.version, "0.2.0");
+        assert_eq!((list.version.as_str(), list.speaks, list.files().count()), ("0.2.0", 1, 1));
         assert_eq!(list.wanted("live/root.img").unwrap(), &Wanted { hash: "ab12".into(), bytes: 100 });
         assert!(list.wanted("live/other").is_err());
     }
@@ -126,8 +136,9 @@ mod tests {
             "elpis-medium 2\nversion 0.2.0\n",
             "elpis-medium 1\nversion \n",
             "elpis-medium 1\nversion ../x\n",
-            "elpis-medium 1\nversion 1\nfile ab 1\n",
-            "elpis-medium 1\nversion 1\nfile ab x live/root.img\n",
+            "elpis-medium 1\nversion 1\nfile ab 1 live/root.img\n",
+            "elpis-medium 1\nversion 1\nspeaks 1\nfile ab 1\n",
+            "elpis-medium 1\nversion 1\nspeaks 1\nfile ab x live/root.img\n",
         ] {
             assert!(matches!(signed(text), Err(MediumError::Unreadable(_))), "{text:?}");
         }

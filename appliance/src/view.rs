@@ -150,6 +150,7 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
             let node = if node.is_empty() { "nobody yet" } else { node };
             lines.push(("Address", format!("{address}, virtual, given to {node}")));
         }
+        lines.extend(status.update.as_ref().map(|update| ("Rollout", update.text())));
         for node in &status.nodes {
             let role = node.database.as_ref().map_or("", |copy| copy.main.as_str());
             let services = node.services.values();

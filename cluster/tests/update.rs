@@ -46,7 +46,9 @@ impl Machine for Fake {
         let mut world = self.0.lock().unwrap();
         match act {
             Act::Take => return Err("nobody orders that of a machine".to_owned()),
-            Act::Write => world.look.written = "2".to_owned(),
+            Act::Write => {
+                (world.look.written, world.look.fell_back) = ("2".to_owned(), String::new());
+            }
             Act::Restart => world.restarts = true,
         }
         Ok(())
@@ -191,10 +193,6 @@ async fn a_version_that_does_not_work_on_one_stops_all_and_leaves_the_others_alo
     assert!(status.nodes.iter().all(|node| node.program == "1"), "{:#?}", status.nodes);
 
     // A person stops one that goes on; the next may begin.
-    machines.iter().for_each(|machine| {
-        let mut world = machine.0.lock().unwrap();
-        (world.bad, world.look.fell_back) = (false, String::new());
-    });
     nodes[0].ask(Method::POST, "/v1/update/start", json!({ "watch_s": 3600 })).await.unwrap();
     nodes[0].ask(Method::POST, "/v1/update/stop", json!({})).await.unwrap();
     let status = nodes[0].status().await.unwrap();

@@ -265,7 +265,7 @@ impl Planner {
                     let undrain = (node.draining && !turn.drained).then_some(Command::Undrain { node: id });
                     return Ok(Some(batch(undrain.into_iter().chain([go(Step::Settles)]))));
                 }
-                if seen.fell_back == *version {
+                if !runs_new && !seen.fell_back.is_empty() {
                     return Err(format!("{version} did not work on {name}, which runs {} again", seen.runs));
                 }
                 in_time(RESTART_MS, "has not come back with the new version")?;

@@ -42,6 +42,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/ledger", get(ledger))
         .route("/api/v1/cluster/{order}", post(crate::orders::by_api))
         .route("/api/v1/database", get(database))
+        .merge(crate::update::api())
         .layer(DefaultBodyLimit::max(BODY))
 }
 

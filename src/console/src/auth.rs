@@ -262,6 +262,10 @@ pub(crate) struct Confirm {
 }
 
 impl Confirm {
+    pub(crate) fn of(csrf: String) -> Confirm {
+        Confirm { csrf }
+    }
+
     pub(crate) fn check(&self, person: &Person) -> Result<(), Refused> {
         match person.token.is_csrf(&self.csrf) {
             true => Ok(()),

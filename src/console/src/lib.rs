@@ -30,6 +30,7 @@ mod serve;
 mod sessions;
 mod status;
 mod tls;
+mod update;
 
 pub use tls::make as make_certificate;
 

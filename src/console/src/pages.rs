@@ -8,6 +8,7 @@ pub(crate) mod layout;
 pub(crate) mod module;
 mod orders;
 pub(crate) mod overview;
+mod update;
 mod words;
 
 pub(crate) use layout::{Oops, View, set_theme, sign_in};

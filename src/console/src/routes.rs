@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::pages::{self, Oops};
 use crate::refusal::Refused;
-use crate::{api, assets, auth, live, orders, password};
+use crate::{api, assets, auth, live, orders, password, update};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -46,6 +46,7 @@ pub(crate) fn web(app: Arc<App>) -> Router {
         .route("/static/{name}", get(assets::serve))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .merge(update::pages())
         .layer(DefaultBodyLimit::max(FORM));
     Router::new()
         .merge(pages)

@@ -38,6 +38,7 @@ pub(crate) struct Status {
     /// Virtual addresses, and who is to hold them.
     pub(crate) addresses: BTreeMap<String, String>,
     pub(crate) moves: u64,
+    pub(crate) update: Option<Update>,
     pub(crate) failovers: Vec<Failover>,
     pub(crate) warnings: Vec<String>,
     pub(crate) events: Vec<Event>,
@@ -67,8 +68,31 @@ pub(crate) struct Node {
     pub(crate) lease_ms_left: i64,
     pub(crate) services: BTreeMap<String, String>,
     pub(crate) unfit: String,
+    /// Version that it runs, and that of the image that it holds.
+    pub(crate) program: String,
+    pub(crate) image: String,
     pub(crate) database: Option<Copy>,
     pub(crate) disk: Option<Disk>,
+}
+
+/// The last rollout of a newer version; `state`: `going`, `done` or `stopped`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Update {
+    pub(crate) version: String,
+    pub(crate) state: String,
+    pub(crate) why: Option<String>,
+    pub(crate) begun_ms: i64,
+    pub(crate) nodes: Vec<UpdateNode>,
+}
+
+/// A node's turn.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct UpdateNode {
+    pub(crate) name: String,
+    pub(crate) from: String,
+    pub(crate) text: String,
 }
 
 /// The disk of a node's copy of the database; bytes.

@@ -3,6 +3,7 @@
 mod audit;
 mod install;
 mod join;
+pub(crate) mod machine;
 mod screen;
 mod source;
 mod tools;
@@ -65,6 +66,7 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                             install::follow().await
                         }
                         Appliance::WriteSlot => update::write(),
+                        Appliance::Obey { orders } => machine::obey(orders),
                         Appliance::Verdict => update::verdict().await,
                         Appliance::Audit { json } => audit::run(*json),
                         Appliance::FactoryReset { confirm } => {

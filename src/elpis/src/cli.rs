@@ -87,6 +87,11 @@ pub(crate) enum Command {
     /// The database: its schema, and which node leads it
     #[command(subcommand)]
     Database(Database),
+    /// A newer version for all nodes of an appliance's cluster, one after the other; without an order: how far it is
+    Update {
+        #[command(subcommand)]
+        order: Option<Update>,
+    },
     /// Send and fetch files over Tentacle
     #[command(subcommand)]
     TentacleClient(TentacleClient),
@@ -139,6 +144,12 @@ pub(crate) enum Appliance {
     /// Write the slot that does not run (elpis-update.service)
     #[command(hide = true)]
     WriteSlot,
+    /// Do what the node agent has left an order for (elpis-order.service)
+    #[command(hide = true)]
+    Obey {
+        /// Folder with the order
+        orders: PathBuf,
+    },
     /// Keep a new version that works, leave one that does not (elpis-verdict.service)
     #[command(hide = true)]
     Verdict,
@@ -203,6 +214,31 @@ pub(crate) struct LogLevel {
 
 fn roles() -> clap::builder::PossibleValuesParser {
     std::iter::once("node").chain(elpis_watch::Role::ALL.map(elpis_watch::Role::as_str)).into()
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Update {
+    /// Give an image to this node: signed, and not older than what runs
+    Take {
+        /// The file elpis-VERSION.iso
+        image: PathBuf,
+    },
+    /// Say which nodes would be updated, in which order, how long it takes, and what stands against it
+    Plan {
+        #[arg(long)]
+        with_pause: bool,
+    },
+    /// Begin: each node writes the image, gives its work away, starts anew and is watched; whatever fails stops it
+    Start {
+        /// Also where nobody can take a node's work meanwhile: monitoring pauses
+        #[arg(long)]
+        with_pause: bool,
+        /// Each node is watched for so long before the next one's turn
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        watch: u32,
+    },
+    /// Stop: no further node is touched, and the one in turn gets its work back
+    Stop,
 }
 
 #[derive(Debug, Subcommand)]

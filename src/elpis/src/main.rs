@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Check(order) => operate::main(&cli.scope, operate::Order::Check(order)),
         Command::Event(order) => operate::main(&cli.scope, operate::Order::Event(order)),
         Command::User(order) => operate::main(&cli.scope, operate::Order::User(order)),
+        Command::Update { order } => operate::main(&cli.scope, operate::Order::Update(order)),
         Command::Ledger(order) => operate::main(&cli.scope, operate::Order::Ledger(order)),
         Command::Database(order) => operate::main(&cli.scope, operate::Order::Database(order)),
         Command::TentacleClient(order) => operate::main(&cli.scope, operate::Order::TentacleClient(order)),

@@ -8,6 +8,7 @@ mod secret;
 pub(crate) mod status;
 mod tentacle;
 pub(crate) mod time;
+mod update;
 
 use crate::cli::{self, Scope};
 use crate::find::Cluster;
@@ -24,6 +25,7 @@ pub(crate) enum Order {
     Check(cli::Check),
     Event(cli::Event),
     User(cli::User),
+    Update(Option<cli::Update>),
     Ledger(cli::Ledger),
     Database(cli::Database),
     TentacleClient(cli::TentacleClient),
@@ -50,6 +52,7 @@ async fn run(scope: &Scope, order: Order) -> Result<ExitCode> {
         Order::Agent(order) => monitor::agent(&Cluster::find(scope)?, scope, order).await?,
         Order::Module(order) => monitor::module(&Cluster::find(scope)?, scope, order).await?,
         Order::Check(order) => monitor::check(&Cluster::find(scope)?, scope, order).await?,
+        Order::Update(order) => update::order(&Cluster::find(scope)?, scope, order).await?,
         Order::User(order) => monitor::user(&Cluster::find(scope)?, scope, order).await?,
         Order::Event(order) => monitor::event(&Cluster::find(scope)?, scope, order).await?,
         Order::Ledger(order) => return monitor::ledger(&Cluster::find(scope)?, scope, order).await,

@@ -2,6 +2,7 @@
 //!
 //! Each follows the same order: log, signals, the library's `run` until SIGTERM, exit code.
 
+use crate::appliance::machine::Appliance;
 use crate::cli::{
     AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon,
     Profile, TentacleServerOptions,
@@ -77,6 +78,10 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
         socket: options.data.join("run/node.sock"),
         roles,
         accounts: crate::accounts::maker(),
+        machine: options.update_orders.map(|orders| {
+            let machine: Arc<dyn agent::update::Machine> = Arc::new(Appliance { orders });
+            machine
+        }),
         raft: raft_node::Config {
             data_dir: options.data,
             name: options.name,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
@@ -80,6 +80,12 @@ where
         Ok(answer) => answer,
         Err(_) => Err(LinkError::Timeout { what: format!("PUT {path}"), seconds: patience.as_secs() }),
     }
+}
+
+/// A file as a body, read as it goes.
+pub fn file_body(file: tokio::fs::File) -> impl Body<Data = Bytes, Error = std::io::Error> + Send + Unpin {
+    use futures_util::TryStreamExt;
+    http_body_util::StreamBody::new(tokio_util::io::ReaderStream::new(file).map_ok(Frame::data))
 }
 
 pub(crate) async fn exchange<A: DeserializeOwned>(

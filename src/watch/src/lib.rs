@@ -18,6 +18,6 @@ pub use client::Link;
 pub use clock::boottime_ms;
 pub use gate::Gate;
 pub use heartbeat::Progress;
-pub use http::{LinkError, request, request_text, upload};
+pub use http::{LinkError, file_body, request, request_text, upload};
 pub use hyper::Method;
 pub use types::*;

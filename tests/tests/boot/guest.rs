@@ -50,7 +50,7 @@ fn built(name: &str) -> PathBuf {
 }
 
 /// An image under test.
-fn image(name: &str) -> PathBuf {
+pub(crate) fn image(name: &str) -> PathBuf {
     let image = built(name);
     assert!(image.is_file(), "{} is not there: make iso-test and make test-iso build it", image.display());
     image
@@ -177,6 +177,19 @@ impl Guest {
             medium: Some(&image("elpis-test.iso")),
             place: Some(place),
             options: Some(&options),
+            memory_mib: 1536,
+            processors: 1,
+            ..MACHINE
+        })
+    }
+
+    /// One of several on a wire, from the disk that it was installed on.
+    pub(crate) fn installed_on(place: &Place, firmware: Firmware, disk: &Disk) -> Guest {
+        Guest::start(Machine {
+            firmware,
+            disk: Some(disk),
+            first: First::Disk,
+            place: Some(place),
             memory_mib: 1536,
             processors: 1,
             ..MACHINE

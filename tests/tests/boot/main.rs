@@ -11,6 +11,7 @@ mod wire;
 
 use guest::{Disk, Firmware, Guest};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -287,6 +288,70 @@ fn three_machines_are_joined_and_one_is_lost() {
     second.until("agents' files are stored", SOON, || api.has("load", "0.5"));
 }
 
+/// Three installed machines are brought to the next version by one image and one order, while checks run.
+#[test]
+#[ignore = "12 minutes of emulation: make test-iso"]
+fn three_machines_are_updated_one_after_the_other() {
+    let Some(_machine) = machine() else { return };
+    let wire = Wire::new();
+    let disks: Vec<Disk> = (1..=3)
+        .map(|number| {
+            let disk = Disk::new();
+            let options =
+                format!("elpis.name=guest-{number} elpis.address=10.9.0.{number}/24 elpis.install=auto");
+            Guest::told(&options, &disk).until_off(BOOT);
+            disk
+        })
+        .collect();
+    let firmware = [Firmware::Bios, Firmware::Uefi, Firmware::Bios];
+    let start = |at: usize| Guest::installed_on(&wire.place(at as u8 + 1), firmware[at], &disks[at]);
+    let mut guests = vec![start(0)];
+    guests[0].until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    let mut words = String::new();
+    for at in [1, 2] {
+        let guest = start(at);
+        guest.until_screen("Working, can lose 0 nodes: add two more", BOOT * 2);
+        words = guests[0].let_in(&words);
+        guest.press("j", "> _");
+        guest.press(&format!("{words}\r"), "joins the one at 10.9.0.1");
+        let joined =
+            if at == 1 { "Working, can lose 0 nodes: add one more" } else { "Working, can lose 1 node" };
+        guests[0].until_screen(joined, BOOT * 2);
+        guests.push(guest);
+    }
+    let password = guests[0].until_word("admin, password ", SOON);
+    let old = guests[0].until_word("Elpis ", SOON);
+    let api = Api::sign_in(&guests[1], &password);
+    for number in 0..6 {
+        let check = json!({ "check": format!("ping 127.0.0.{}", number + 1), "name": format!("p{number}"), "interval_s": 10 });
+        api.post("/api/v1/checks", &check);
+    }
+    guests[1].until("every check runs", SOON * 3, || runs(&api).len() >= 6);
+
+    let begin = Instant::now();
+    let taken = api.put("/api/v1/update/image", &guest::image("elpis-next.iso"));
+    assert_eq!(taken["version"], format!("{old}.1"), "{taken}");
+    println!("the image is in after {:.0} s", begin.elapsed().as_secs_f64());
+    let plan = api.get("/api/v1/update");
+    assert_eq!(plan["against"], json!([]), "{plan}");
+    let begin = Instant::now();
+    api.post("/api/v1/update/start", &json!({}));
+    let done = format!("to {old}.1 done, 3 nodes");
+    let stopped = || guests.iter().any(|guest| guest.screen().contains(" stopped, "));
+    guests[1].until("all are updated", BOOT * 8, || {
+        assert!(!stopped(), "{}", guests[1].screen());
+        guests.iter().all(|guest| guest.screen().contains(&done))
+    });
+    println!("three machines updated {:.0} s after the order", begin.elapsed().as_secs_f64());
+    for guest in &guests {
+        guest.until_screen(&format!("Elpis {old}.1"), SOON);
+        guest.until_screen("Working, can lose 1 node", BOOT);
+    }
+    let ledger = Api::sign_in(&guests[1], &password).get("/api/v1/ledger");
+    println!("meanwhile: {ledger}");
+    assert_eq!(ledger["recorded_twice"], 0, "{ledger}");
+}
+
 /// When each module ran last, Unix seconds.
 fn runs(api: &Api<'_>) -> Vec<i64> {
     let modules = api.get("/api/v1/modules");
@@ -363,6 +428,13 @@ impl Api<'_> {
             let text = self.curl(path, &["-H", &token, "-H", "Content-Type: application/json", "-d", &body]);
             serde_json::from_str::<Value>(&text).is_ok_and(|answer| answer["error"].is_null())
         });
+    }
+
+    /// Sends a file.
+    fn put(&self, path: &str, file: &Path) -> Value {
+        let (token, file) = (format!("X-CSRF-Token: {}", self.csrf), file.display().to_string());
+        let text = self.curl(path, &["-H", &token, "--max-time", "900", "--upload-file", &file]);
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path} answers {text:?}"))
     }
 
     fn curl(&self, path: &str, more: &[&str]) -> String {

@@ -36,7 +36,8 @@ pub(crate) fn body(status: Result<&Status, &LinkError>, now_ms: i64) -> Markup {
         div.head {
             h1 { "Cluster " (status.cluster) }
             span.sub { "generation " (status.generation) " · term " (status.term) }
-            a.end.button href="/cluster/orders" { "Orders" }
+            a.end.button href="/cluster/update" { "Update" }
+            a.button href="/cluster/orders" { "Orders" }
         }
         @if status.state == "given-up" { p.note.bad { (status.reason) } }
         @if !status.warnings.is_empty() { ul.note { @for text in status.warnings.iter().take(8) { li { (text) } } } }

@@ -120,8 +120,7 @@ fn write(choice: &Choice, told: &mut Told) -> Result<()> {
     let disks = list()?;
     let disk = choose(&disks, choice).map_err(anyhow::Error::msg)?.name.clone();
     let device = fs::read_to_string(Path::new(NOTES).join("device")).context("which device the medium is")?;
-    let source = Source::open(&Path::new(NOTES).join("medium"), device.trim())
-        .context("the medium: start from it again")?;
+    let source = Source::open(Path::new(device.trim())).context("the medium: start from it again")?;
 
     told.step(&format!("parts on {disk}"))?;
     let device = format!("/dev/{disk}");
@@ -197,7 +196,7 @@ fn state(disk: &str) -> Result<()> {
     };
     let kept = Mounted::new(&part_device(disk, 5), "state", &["-t", "ext4"])?;
     own(&kept.at)?;
-    for folder in ["database", "spool"] {
+    for folder in ["database", "spool", "update"] {
         // Mount points: what is in them lies on the part for data.
         fs::create_dir(kept.at.join(folder))?;
         own(&kept.at.join(folder))?;
@@ -211,7 +210,7 @@ fn state(disk: &str) -> Result<()> {
     }
     kept.end()?;
     let data = Mounted::new(&part_device(disk, 6), "data", &["-t", "ext4"])?;
-    for folder in ["database", "spool"] {
+    for folder in ["database", "spool", "update"] {
         fs::create_dir(data.at.join(folder))?;
         own(&data.at.join(folder))?;
     }

@@ -1,68 +1,88 @@
-//! A medium that a disk is written from: everything taken from it is compared with its signed list.
+//! An image that a disk is written from, on a medium or as a file: everything taken from it is compared with its signed
+//! list, and nothing is mounted before.
 
-use super::tools::{Mounted, Told, run};
+use super::tools::{Mounted, Told, WORK, run};
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::digest::{Context as Digest, SHA256};
 use elpis_appliance::disk::medium_boot_part;
+use elpis_appliance::iso9660::{Extent, find as find_file};
 use elpis_appliance::medium::{LONGEST, Manifest};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The key that signs the images that this one may be replaced by.
 const KEY: &str = "/usr/share/elpis/update.key";
 const CHUNK: usize = 4 << 20;
+/// The part for UEFI, by its name in the list.
+const UEFI: &str = "uefi.img";
+/// The kernel image in it.
+const UEFI_FILE: &str = "EFI/BOOT/BOOTX64.EFI";
 
-/// A mounted medium.
+/// An image whose list is signed.
 pub(super) struct Source {
+    /// A device or a file.
     at: PathBuf,
-    /// The device below it.
-    device: String,
     pub(super) manifest: Manifest,
 }
 
 impl Source {
     /// Its list must be signed.
-    pub(super) fn open(at: &Path, device: &str) -> Result<Source> {
-        let read = |name: &str| {
-            let path = at.join(name);
+    pub(super) fn open(at: &Path) -> Result<Source> {
+        let mut image = File::open(at).with_context(|| format!("cannot read {}", at.display()))?;
+        let mut read = |name: &str| {
+            let extent = find_file(&mut image, name)?;
             let mut bytes = Vec::new();
-            File::open(&path)
-                .and_then(|file| file.take(LONGEST).read_to_end(&mut bytes))
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            Ok::<_, anyhow::Error>(bytes)
+            image.seek(SeekFrom::Start(extent.at))?;
+            (&mut image).take(extent.bytes.min(LONGEST)).read_to_end(&mut bytes)?;
+            Ok::<_, std::io::Error>(bytes)
         };
         let key = fs::read(KEY).with_context(|| format!("cannot read {KEY}"))?;
-        let manifest = Manifest::read(&read("live/manifest")?, &read("live/manifest.sig")?, &key)?;
-        Ok(Source { at: at.to_owned(), device: device.to_owned(), manifest })
+        let list = read("live/manifest").context("it is no image of Elpis")?;
+        let signature = read("live/manifest.sig").context("it is no image of Elpis")?;
+        Ok(Source { at: at.to_owned(), manifest: Manifest::read(&list, &signature, &key)? })
+    }
+
+    /// Compares every file that is named with the list, as it would be taken.
+    pub(super) fn check(&self) -> Result<()> {
+        let inside = |name: &str| !name.starts_with("uefi/");
+        for (name, _) in self.manifest.files().filter(|(name, _)| inside(name)) {
+            self.copy_from(name, &mut std::io::sink(), |_| Ok(()))?;
+        }
+        Ok(())
     }
 
     /// A small file.
     pub(super) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.copy_from(&self.at.join(name), name, &mut bytes, |_| Ok(()))?;
+        self.copy_from(name, &mut bytes, |_| Ok(()))?;
         Ok(bytes)
     }
 
     /// To a file or a partition; on the disk when this returns. What did not become whole must not be started.
-    pub(super) fn copy(&self, name: &str, to: &Path, told: Option<&mut Told>) -> Result<()> {
-        self.write(&self.at.join(name), name, to, told)
+    pub(super) fn copy(&self, name: &str, to: &Path, mut told: Option<&mut Told>) -> Result<()> {
+        let mut target = target(to)?;
+        self.copy_from(name, &mut target, |percent| match told.as_mut() {
+            Some(told) => told.percent(percent),
+            None => Ok(()),
+        })?;
+        target.sync_all().with_context(|| format!("cannot write {}", to.display()))
     }
 
     /// The kernel image for UEFI, out of the part that firmware starts from.
     pub(super) fn copy_uefi(&self, to: &Path) -> Result<()> {
-        let device = &self.device;
-        let mut first = vec![0; 512];
-        File::open(device)
-            .and_then(|mut file| file.read_exact(&mut first))
-            .with_context(|| format!("cannot read {device}"))?;
-        let (offset, length) =
-            medium_boot_part(&first).with_context(|| format!("{device} has no part for UEFI"))?;
-        let options = format!("ro,loop,offset={offset},sizelimit={length}");
-        let uefi = Mounted::new(device, "uefi", &["-t", "vfat", "-o", &options])?;
-        let name = "EFI/BOOT/BOOTX64.EFI";
-        self.write(&uefi.at.join(name), &format!("uefi/{name}"), to, None)?;
-        uefi.end()
+        let part = Path::new(WORK).join(UEFI);
+        let copied = self.copy(UEFI, &part, None).and_then(|()| {
+            let uefi = Mounted::new(&part.display().to_string(), "uefi", &["-t", "vfat", "-o", "ro,loop"])?;
+            let from =
+                File::open(uefi.at.join(UEFI_FILE)).with_context(|| format!("{UEFI} has no {UEFI_FILE}"))?;
+            let mut written = target(to)?;
+            self.compare(&format!("uefi/{UEFI_FILE}"), from, &mut written, |_| Ok(()))?;
+            written.sync_all().with_context(|| format!("cannot write {}", to.display()))?;
+            uefi.end()
+        });
+        let _ = fs::remove_file(&part);
+        copied
     }
 
     /// The root on a partition, read again and compared.
@@ -81,7 +101,7 @@ impl Source {
         let text = self.options()?;
         let option =
             |name: &str| text.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned);
-        option("elpis.roothash=").zip(option("elpis.offset=")).context("the medium names no root")
+        option("elpis.roothash=").zip(option("elpis.offset=")).context("the image names no root")
     }
 
     /// Options of its kernel.
@@ -102,33 +122,36 @@ impl Source {
         fs::write(folder.join("start.cfg"), text).context("cannot write start.cfg")
     }
 
-    fn write(&self, from: &Path, name: &str, to: &Path, mut told: Option<&mut Told>) -> Result<()> {
-        let failed = || format!("cannot write {}", to.display());
-        let mut target =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).open(to).with_context(failed)?;
-        self.copy_from(from, name, &mut target, |percent| match told.as_mut() {
-            Some(told) => told.percent(percent),
-            None => Ok(()),
-        })?;
-        target.sync_all().with_context(failed)
+    fn copy_from(&self, name: &str, to: &mut impl Write, at: impl FnMut(u64) -> Result<()>) -> Result<()> {
+        let mut image = File::open(&self.at).with_context(|| format!("cannot read {}", self.at.display()))?;
+        let extent = if name == UEFI {
+            let mut first = vec![0; 512];
+            image.read_exact(&mut first).with_context(|| format!("cannot read {}", self.at.display()))?;
+            let (at, bytes) = medium_boot_part(&first).context("the image has no part for UEFI")?;
+            // Longer by what fills its last blocks.
+            Extent { at, bytes: bytes.min(self.manifest.wanted(UEFI)?.bytes) }
+        } else {
+            find_file(&mut image, name).with_context(|| format!("the image's {name}"))?
+        };
+        image.seek(SeekFrom::Start(extent.at))?;
+        self.compare(name, image.take(extent.bytes), to, at)
     }
 
-    fn copy_from(
+    /// Copies what the list names; it must be what was signed.
+    fn compare(
         &self,
-        from: &Path,
         name: &str,
+        from: impl Read,
         to: &mut impl Write,
         mut at: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let wanted = self.manifest.wanted(name)?;
-        let mut source = File::open(from)
-            .with_context(|| format!("cannot read {}", from.display()))?
-            .take(wanted.bytes + 1);
+        let mut source = from.take(wanted.bytes + 1);
         let (mut buffer, mut digest, mut done) = (vec![0; CHUNK], Digest::new(&SHA256), 0);
         loop {
             let read = source
                 .read(&mut buffer)
-                .with_context(|| format!("cannot read {}: is the medium bad?", from.display()))?;
+                .with_context(|| format!("cannot read {name}: is the medium bad?"))?;
             if read == 0 {
                 break;
             }
@@ -140,21 +163,24 @@ impl Source {
         let hash: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         ensure!(
             done == wanted.bytes && hash == wanted.hash,
-            "{name} is not what was signed: the medium is bad"
+            "{name} is not what was signed: the image is damaged"
         );
         Ok(())
     }
 }
 
+fn target(to: &Path) -> Result<File> {
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).open(to);
+    opened.with_context(|| format!("cannot write {}", to.display()))
+}
+
 /// The medium that this machine can be updated from: in the drive, on a stick.
-pub(super) fn find() -> Result<(Mounted, Source)> {
+pub(super) fn find() -> Result<Source> {
     let listed = run("lsblk", &["--noheadings", "--raw", "--paths", "--output", "NAME,LABEL,FSTYPE"])?;
     let media = listed.lines().filter_map(|line| line.strip_suffix(" ELPIS iso9660"));
     let mut why = None;
     for device in media {
-        let opened = Mounted::new(device, "medium", &["-t", "iso9660", "-o", "ro"])
-            .and_then(|mounted| Source::open(&mounted.at, device).map(|source| (mounted, source)));
-        match opened {
+        match Source::open(Path::new(device)) {
             Ok(found) => return Ok(found),
             Err(error) => why = Some(error.context(format!("the medium in {device}"))),
         }

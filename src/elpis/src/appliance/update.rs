@@ -1,8 +1,9 @@
 //! A newer version on the slot that does not run, and the verdict on the version that does.
 
 use super::install::{NOTES, is_installed, runs};
+use super::source::{self, Source};
 use super::tools::{Mounted, Told, told};
-use super::{LOOK, health, join, source};
+use super::{LOOK, health, join};
 use anyhow::{Context, Result, ensure};
 use elpis_appliance::disk::{grub_variables, part_device};
 use elpis_appliance::install::{Progress, Work};
@@ -17,8 +18,12 @@ use tokio::time::sleep;
 pub(super) const UNIT: &str = "elpis-update.service";
 /// What this image calls itself.
 const VERSION: &str = "/usr/share/elpis/version";
-/// A version that did not work, for the screen.
+/// A version that did not work.
 const FELL_BACK: &str = "/run/elpis-appliance/fell-back";
+/// The version that runs, once it has shown that it works.
+const KEPT: &str = "/run/elpis-appliance/kept";
+/// Where the node agent keeps an image.
+pub(super) const IMAGE: &str = "/var/lib/elpis/update/image.iso";
 /// So long a new version has to work: joining and catching up included.
 const TRIAL: Duration = Duration::from_secs(900);
 
@@ -32,7 +37,18 @@ pub(super) fn order() -> Result<String> {
 
 /// What the screen says of the last start.
 pub(super) fn fell_back() -> Option<String> {
+    let (failed, runs) = (failed_version()?, version().unwrap_or_default());
+    Some(format!("version {failed} did not start; {runs} runs again"))
+}
+
+/// The version that did not work before this start.
+pub(super) fn failed_version() -> Option<String> {
     fs::read_to_string(FELL_BACK).ok()
+}
+
+/// Whether this version has shown that it works.
+pub(super) fn is_kept(version: &str) -> bool {
+    fs::read_to_string(KEPT).is_ok_and(|kept| kept == version)
 }
 
 pub(super) fn version() -> Result<String> {
@@ -55,16 +71,28 @@ fn running() -> Result<(String, Slot)> {
 /// Writes the version of the medium in the drive.
 pub(super) fn write() -> Result<()> {
     let (disk, slot) = running()?;
-    told(Progress::new(Work::Update, &disk), |told| write_slot(&disk, slot.other(), told))
+    told(Progress::new(Work::Update, &disk), |told| {
+        told.step("the medium")?;
+        write_slot(&disk, slot.other(), &source::find()?, told)
+    })
 }
 
-fn write_slot(disk: &str, slot: Slot, told: &mut Told) -> Result<()> {
-    told.step("the medium")?;
-    let (medium, source) = source::find()?;
+/// Writes the version of an image file, by order of the node agent.
+pub(super) fn write_image(image: &Path, order: i64) -> Result<()> {
+    let (disk, slot) = running()?;
+    let mut progress = Progress::new(Work::Update, &disk);
+    progress.order = Some(order);
+    told(progress, |told| {
+        told.step("the image")?;
+        write_slot(&disk, slot.other(), &Source::open(image)?, told)
+    })
+}
+
+fn write_slot(disk: &str, slot: Slot, source: &Source, told: &mut Told) -> Result<()> {
     let (new, old) = (source.manifest.version.clone(), version()?);
     ensure!(
         is_newer(&new, &old),
-        "the medium has version {new}, this machine runs {old}: only a newer one is taken"
+        "the image has version {new}, this machine runs {old}: only a newer one is taken"
     );
     let boot = Boot::open(disk)?;
     let (kept, entries) = (entry_name(&old, false), boot.entries()?);
@@ -86,7 +114,10 @@ fn write_slot(disk: &str, slot: Slot, told: &mut Told) -> Result<()> {
     let left = TRIES.to_string();
     boot.set_grub(&[("good", slot.other().letter()), ("try", slot.letter()), ("left", &left)])?;
     boot.0.end()?;
-    medium.end()
+    // Of an earlier try: what comes of this one is not known yet.
+    let _ = fs::remove_file(FELL_BACK);
+    told.progress.to = Some(new);
+    Ok(())
 }
 
 /// After a start: a new version that works is kept; one that does not is left by starting again.
@@ -127,11 +158,10 @@ pub(super) async fn verdict() -> Result<()> {
         println!("version {version} works: it is kept");
     }
     if let Some(failed) = verdict.fell_back {
-        let text = format!("version {failed} did not start; {version} runs again");
-        eprintln!("elpis: {text}");
-        fs::write(FELL_BACK, text).with_context(|| format!("cannot write {FELL_BACK}"))?;
+        eprintln!("elpis: version {failed} did not start; {version} runs again");
+        fs::write(FELL_BACK, failed).with_context(|| format!("cannot write {FELL_BACK}"))?;
     }
-    Ok(())
+    fs::write(KEPT, version).with_context(|| format!("cannot write {KEPT}"))
 }
 
 /// The part that boot loaders read.

@@ -51,6 +51,10 @@ pub(crate) struct NodeDaemon {
     /// This node may hold virtual addresses: `elpis address-keeper` runs on it
     #[arg(long)]
     pub(crate) virtual_addresses: bool,
+    /// This machine is an appliance that the cluster may update: orders for it go to this folder, for
+    /// `elpis appliance obey`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) update_orders: Option<PathBuf>,
     /// How quickly a silent node is given up
     #[arg(long, value_enum, default_value_t = Profile::Lan)]
     pub(crate) profile: Profile,

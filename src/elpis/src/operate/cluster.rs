@@ -192,7 +192,7 @@ fn needs_node(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn said(scope: &Scope, answer: &Value, text: &str) {
+pub(super) fn said(scope: &Scope, answer: &Value, text: &str) {
     if scope.json {
         output::json(answer);
     } else {
