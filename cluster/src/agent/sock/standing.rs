@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 const SERVERS: [&str; 6] =
     ["/v1/hello", "/v1/watch", "/v1/heartbeat", "/v1/released", "/v1/traffic", "/v1/event"];
 /// What the console asks and orders beside that, for people who have signed in.
-const CONSOLE: [&str; 12] = [
+const CONSOLE: [&str; 11] = [
     "/v1/status",
     "/v1/cluster/add-node",
     "/v1/cluster/address",
@@ -21,7 +21,6 @@ const CONSOLE: [&str; 12] = [
     "/v1/update/image",
     "/v1/update/start",
     "/v1/update/stop",
-    "/metrics",
 ];
 
 /// How far a peer is trusted.
