@@ -1,5 +1,6 @@
 //! What a hardened machine must look like from within: facts that were read, and a verdict a line. PURE.
 
+use crate::owners::{PLACES, SECRETS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A line of the audit.
@@ -40,6 +41,14 @@ pub struct Seen {
     pub writable: Vec<String>,
     /// Keys and passwords of this node that others than their owner may read.
     pub open_secrets: Vec<String>,
+    /// Units of ours: name, text.
+    pub units: Vec<(String, String)>,
+    /// `/etc/passwd`.
+    pub users: String,
+    /// `/etc/group`.
+    pub groups: String,
+    /// Files and folders of [`crate::owners`] that are there: path, owner, group, rights.
+    pub owned: Vec<(String, u32, u32, u32)>,
     /// Programs that let somebody in: a server for shells.
     pub ways_in: Vec<String>,
     /// It was started from a disk.
@@ -68,6 +77,8 @@ pub fn audit(seen: &Seen) -> Vec<Line> {
         line("no file runs as another user than who starts it", none(&seen.set_id)),
         line("nobody but its owner writes a file of the root", none(&seen.writable)),
         line("keys and passwords are their owner's alone", none(&seen.open_secrets)),
+        line("each service that faces the network has a user of its own", own_users(seen)),
+        line("each service's files are its own", owned(seen)),
     ]
 }
 
@@ -173,8 +184,10 @@ fn filter(seen: &Seen) -> Option<String> {
     (wanted.is_empty() || loaded != wanted).then(|| format!("it opens {loaded:?}, not {wanted:?}"))
 }
 
+/// State of a socket that listens.
+const LISTEN: &str = "0A";
+
 fn ports(seen: &Seen) -> Option<String> {
-    const LISTEN: &str = "0A";
     if seen.tcp.is_empty() {
         return Some("they cannot be read".to_owned());
     }
@@ -194,6 +207,76 @@ fn ports(seen: &Seen) -> Option<String> {
         }
     }
     (!more.is_empty()).then(|| format!("also {more:?}"))
+}
+
+/// PURE: who starts a unit, and the ports that it listens on.
+fn starts(unit: &str) -> (&str, Vec<u16>) {
+    let user = unit.lines().find_map(|line| line.strip_prefix("User=")).unwrap_or("root");
+    let words: Vec<&str> = unit.split_whitespace().collect();
+    let pairs = words.windows(2).filter(|pair| pair[0].ends_with("listen"));
+    (user, pairs.filter_map(|pair| pair[1].rsplit(':').next()?.parse().ok()).collect())
+}
+
+/// PURE: whether what a unit starts hears others than this machine.
+#[must_use]
+pub fn faces_network(unit: &str) -> bool {
+    let families = unit.lines().filter_map(|line| line.strip_prefix("RestrictAddressFamilies="));
+    let families: Vec<&str> = families.flat_map(str::split_whitespace).collect();
+    let shut = unit.lines().any(|line| matches!(line, "PrivateNetwork=yes" | "IPAddressDeny=any"));
+    families.contains(&"AF_PACKET")
+        || (!shut && (families.is_empty() || families.iter().any(|family| family.starts_with("AF_INET"))))
+}
+
+/// Id of a name in `/etc/passwd` or `/etc/group`.
+fn id(table: &str, name: &str) -> Option<u32> {
+    let mut rows = table.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    rows.find(|row| row.first() == Some(&name))?.get(2)?.parse().ok()
+}
+
+fn own_users(seen: &Seen) -> Option<String> {
+    let facing = seen.units.iter().filter(|(name, text)| name.ends_with(".service") && faces_network(text));
+    let mut held: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut expected = BTreeMap::new();
+    for (name, text) in facing {
+        let (user, ports) = starts(text);
+        if user == "root" {
+            return Some(format!("{name} runs as root"));
+        }
+        if let Some(other) = held.insert(user, name) {
+            return Some(format!("{name} and {other} are both {user}"));
+        }
+        let Some(uid) = id(&seen.users, user) else { return Some(format!("there is no user {user}")) };
+        expected.extend(ports.into_iter().map(|port| (port, uid)));
+    }
+    if held.is_empty() {
+        return Some("no unit could be read".to_owned());
+    }
+    // Not what files say but who listens.
+    seen.tcp.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, uid) = (fields.get(1)?, fields.get(3)?, fields.get(7)?.parse::<u32>().ok()?);
+        let port = u16::from_str_radix(local.rsplit(':').next()?, 16).ok()?;
+        let wanted = *expected.get(&port).filter(|_| *state == LISTEN)?;
+        (uid != wanted).then(|| format!("on port {port} listens user {uid}, not {wanted}"))
+    })
+}
+
+fn owned(seen: &Seen) -> Option<String> {
+    let found = |path: &str| seen.owned.iter().find(|(at, ..)| at == path);
+    for place in &PLACES {
+        let Some((_, uid, gid, mode)) = found(place.path) else {
+            return Some(format!("/{} is not there", place.path));
+        };
+        let wanted = (id(&seen.users, place.user), id(&seen.groups, place.group), place.mode);
+        if (Some(*uid), Some(*gid), *mode) != wanted {
+            return Some(format!("/{} is of {uid}:{gid}, {mode:o}", place.path));
+        }
+    }
+    SECRETS.iter().find_map(|(path, user)| {
+        let (_, uid, _, mode) = found(path)?;
+        let right = Some(*uid) == id(&seen.users, user) && mode & 0o077 == 0;
+        (!right).then(|| format!("/{path} is of {uid}, {mode:o}, not of {user} alone"))
+    })
 }
 
 fn passwords(seen: &Seen) -> Option<String> {
@@ -217,7 +300,7 @@ mod tests {
                      /dev/vda6 /var/lib/elpis/database ext4 rw,nosuid,nodev,noexec 0 0\n"
                 .into(),
             command_line: "elpis.roothash=ab quiet".into(),
-            tcp: "  sl  local_address rem_address   st\n   0: 00000000:01BB 00000000:0000 0A 0\n   \
+            tcp: "  sl  local_address rem_address   st\n   0: 00000000:01BB 00000000:0000 0A 0:0 0:0 0 705\n   \
                   1: 3500007F:0035 00000000:0000 0A 0\n   2: 0F02000A:C001 0F02000A:01BB 01 0\n   \
                   3: 00000000000000000000000001000000:0035 00000000:0000 0A 0\n"
                 .into(),
@@ -230,6 +313,34 @@ mod tests {
                 .into(),
             lockdown: "none [integrity] confidentiality\n".into(),
             signed_modules: "Y\n".into(),
+            units: [("elpis-console", "--listen 0.0.0.0:443"), ("elpis-network-server", "")]
+                .map(|(name, listen)| {
+                    let text = format!(
+                        "ExecStart=/usr/bin/elpis x {listen}\nUser={name}\nRestrictAddressFamilies=AF_UNIX AF_INET\n"
+                    );
+                    (format!("{name}.service"), text)
+                })
+                .into(),
+            users: "elpis:x:700:700\nelpis-network-server:x:703:703\nelpis-console:x:705:705\n\
+                    elpis-db-gate:x:704:704\nelpis-tentacle-server:x:701:701\n"
+                .into(),
+            groups: "elpis:x:700:\nelpis-console:x:705:\nelpis-db-gate:x:704:\nelpis-tentacle-server:x:701:\n\
+                     elpis-node:x:710:\nelpis-servers:x:711:\nelpis-database:x:712:\n"
+                .into(),
+            owned: [
+                ("", 700, 710, 0o700),
+                ("run", 700, 711, 0o2750),
+                ("run/gate", 704, 712, 0o2750),
+                ("database", 700, 710, 0o700),
+                ("database/gate", 700, 704, 0o3770),
+                ("console", 705, 705, 0o700),
+                ("tentacle", 701, 701, 0o700),
+                ("spool", 701, 700, 0o2770),
+                ("node.key", 700, 710, 0o600),
+                ("console/console.key", 705, 705, 0o600),
+            ]
+            .map(|(path, uid, gid, mode)| (path.to_owned(), uid, gid, mode))
+            .into(),
             installed: true,
             ..Seen::default()
         }
@@ -240,13 +351,13 @@ mod tests {
         let lines = audit(&good());
         let wrong: Vec<&Line> = lines.iter().filter(|line| line.wrong.is_some()).collect();
         assert!(wrong.is_empty(), "{wrong:?}");
-        assert_eq!(summary(&lines), "12 checks passed");
+        assert_eq!(summary(&lines), "14 checks passed");
     }
 
     #[test]
     fn each_weakness_is_found() {
         type Change = fn(&mut Seen);
-        let changes: [(&str, Change); 17] = [
+        let changes: [(&str, Change); 24] = [
             ("it is /dev/vda3", |s| s.mounts = s.mounts.replace("/dev/mapper/root", "/dev/vda3")),
             ("it is /dev/mapper/root", |s| s.command_line.clear()),
             ("/tmp lacks nodev", |s| {
@@ -266,12 +377,23 @@ mod tests {
             ("/bin/su and 1 more", |s| s.set_id = vec!["/bin/su".into(), "/bin/mount".into()]),
             ("/etc/x", |s| s.writable = vec!["/etc/x".into()]),
             ("node.key", |s| s.open_secrets = vec!["node.key".into()]),
+            ("are both elpis-console", |s| {
+                s.units[1].1 = s.units[1].1.replace("User=elpis-network-server", "User=elpis-console");
+            }),
+            ("runs as root", |s| s.units[1].1 = s.units[1].1.replace("User=elpis-network-server", "")),
+            ("there is no user elpis-network-server", |s| {
+                s.users = s.users.replace("elpis-network-server", "other");
+            }),
+            ("port 443 listens user 700", |s| s.tcp = s.tcp.replace(" 705\n", " 700\n")),
+            ("no unit could be read", |s| s.units.clear()),
+            ("/spool is of 700:700, 700", |s| s.owned[7] = ("spool".into(), 700, 700, 0o700)),
+            ("/node.key is of 705, 600", |s| s.owned[8].1 = 705),
         ];
         for (says, change) in changes {
             let mut seen = good();
             change(&mut seen);
             let text = summary(&audit(&seen));
-            assert!(text.starts_with("1 of 12 checks failed") && text.contains(says), "{says}: {text}");
+            assert!(text.starts_with("1 of 14 checks failed") && text.contains(says), "{says}: {text}");
         }
     }
 

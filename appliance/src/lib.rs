@@ -10,6 +10,7 @@ pub mod install;
 pub mod iso9660;
 pub mod keys;
 pub mod medium;
+pub mod owners;
 pub mod screen;
 pub mod slots;
 pub mod view;

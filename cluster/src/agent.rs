@@ -52,7 +52,7 @@ use elpis_watch::Role;
 use incarnation::Incarnations;
 use member::Member;
 use registry::Registry;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,8 @@ pub struct AgentConfig {
     pub socket: PathBuf,
     /// Servers that should run here.
     pub roles: Vec<Role>,
+    /// Whose processes they are, by user id; empty = they have no users of their own.
+    pub users: BTreeMap<u32, Role>,
     /// Makes database accounts while this node leads.
     pub accounts: accounts::Maker,
     /// Runs this node's copy of the database, where the nodes run it; `None` = this node never has one.

@@ -72,7 +72,7 @@ impl Member {
             republish: Notify::new(),
             maps: Mutex::default(),
             key: identity.cluster_key.clone(),
-            gate_url: accounts::socket_url(&config.raft.data_dir.join("run/db.sock")),
+            gate_url: accounts::socket_url(&config.raft.data_dir.join("run/gate/db.sock")),
             accounts_error: Mutex::default(),
             positions: Mutex::default(),
             renewed_in: AtomicU64::new(0),

@@ -2,6 +2,7 @@
 
 mod answer;
 mod routes;
+mod standing;
 mod watch;
 
 use super::{Agent, AgentError};
@@ -10,6 +11,7 @@ pub(super) use answer::No;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use standing::Standing;
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -30,6 +32,7 @@ const MODE: u32 = 0o660;
 struct Peer {
     uid: u32,
     pid: Option<u32>,
+    standing: Standing,
 }
 
 /// Binds the socket; one that nobody answers any more is replaced.
@@ -87,7 +90,11 @@ pub(super) async fn serve(agent: Arc<Agent>, listener: UnixListener) {
 
 async fn connection(agent: Arc<Agent>, stream: UnixStream) {
     let peer = match stream.peer_cred() {
-        Ok(cred) => Peer { uid: cred.uid(), pid: cred.pid().and_then(|pid| u32::try_from(pid).ok()) },
+        Ok(cred) => Peer {
+            uid: cred.uid(),
+            pid: cred.pid().and_then(|pid| u32::try_from(pid).ok()),
+            standing: Standing::of(cred.uid(), nix::unistd::geteuid().as_raw(), &agent.config.users),
+        },
         Err(error) => {
             tracing::debug!(%error, "a connection without a peer");
             return;

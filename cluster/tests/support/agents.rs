@@ -10,6 +10,7 @@ use elpis_cluster::agent::{AgentConfig, AgentError, Status, run};
 use elpis_watch::{Method, Role, SHARDS, request};
 use nodes::config;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ impl Node {
             machine: None,
             socket: folder.join(name).join("run/node.sock"),
             roles: roles.to_vec(),
+            users: BTreeMap::new(),
             accounts,
         }
     }

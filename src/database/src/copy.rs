@@ -1,11 +1,12 @@
 //! Copies of the primary's files for a node that has none, or one that went astray: `mariadb-backup` on one side, its
 //! stream through both nodes' gates, `mbstream` and the preparation on the other.
 
-use crate::folder::{Folder, as_user, finished, modest, user_name};
+use crate::folder::{Folder, as_user, finished, gate_folder, modest, user_name};
 use crate::{Config, Error, disk};
 use elpis_cluster::database::Room;
 use elpis_watch::NodeId;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -34,13 +35,16 @@ const AGAIN: Duration = Duration::from_secs(3);
 
 /// Where the gate asks for a copy of this node's files.
 pub(crate) fn out_socket(node: &Path) -> PathBuf {
-    node.join("run/copy-out.sock")
+    gate_folder(node).join("copy-out.sock")
 }
 
 /// Where the gate brings the primary's copy.
 pub(crate) fn in_socket(node: &Path) -> PathBuf {
-    node.join("run/copy-in.sock")
+    gate_folder(node).join("copy-in.sock")
 }
+
+/// Rights of both: owner and group.
+pub(crate) const SHARED: u32 = 0o660;
 
 /// Whether a copy is being given, and when the last one was.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,7 +62,7 @@ pub(crate) async fn serve(
 ) {
     let path = out_socket(&config.data);
     let _ = fs::remove_file(&path);
-    let listener = match UnixListener::bind(&path) {
+    let listener = match UnixListener::bind(&path).and_then(|listener| shared(&path).map(|()| listener)) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, path = %path.display(), "this node gives no copies of its database");
@@ -92,6 +96,11 @@ pub(crate) async fn serve(
             None => return,
         }
     }
+}
+
+/// Whoever may enter the folder may connect: until then, less than that.
+fn shared(path: &Path) -> std::io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(SHARED))
 }
 
 async fn give(config: &Config, folder: &Folder, mut to: UnixStream) -> Result<u64, Error> {

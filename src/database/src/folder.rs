@@ -54,9 +54,9 @@ impl Folder {
     }
 
     pub(crate) fn make(&self) -> Result<(), Error> {
-        for folder in [self.path(""), self.path("tmp"), self.node.join("run"), self.node.join("log")] {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-            made.map_err(|e| Error::File(format!("cannot make {}", folder.display()), e))?;
+        let own = [self.path(""), self.path("tmp"), self.node.join("run"), self.node.join("log")];
+        for folder in own.into_iter().chain([gate_folder(&self.node)]) {
+            make_own(&folder).map_err(|e| Error::File(format!("cannot make {}", folder.display()), e))?;
         }
         Ok(())
     }
@@ -154,9 +154,20 @@ impl Folder {
     }
 }
 
+/// Where the server, its supervisor and the gate meet: their sockets, and nothing else. Where the gate is another user, it
+/// sees no more of the database than this.
+pub(crate) fn gate_folder(node: &Path) -> PathBuf {
+    node.join("database/gate")
+}
+
 /// The server's socket in a node's data folder.
 pub(crate) fn socket(node: &Path) -> PathBuf {
-    node.join("database/s")
+    gate_folder(node).join("s")
+}
+
+/// Makes a folder for its owner alone; one that is there stays as it is.
+pub(crate) fn make_own(folder: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// Runs a helper to its end.

@@ -1,7 +1,7 @@
 //! The database gate: the only way to the primary, for the servers of this node and of all others.
 //!
 //! ```text
-//! servers ─ run/db.sock ─► gate ──────────────► primary here
+//! servers ─ db.sock ──────► gate ──────────────► primary here
 //!                          gate ═ mTLS, pinned ═► gate of the primary's node ─► primary
 //! mariadbd ─ loopback ───► gate ═══════════════► gate of the source's node ──► its server
 //! ```
@@ -15,8 +15,8 @@ mod relay;
 mod table;
 mod wire;
 
-use crate::copy::{in_socket, out_socket};
-use crate::folder::socket;
+use crate::copy::{SHARED, in_socket, out_socket};
+use crate::folder::{make_own, socket};
 use elpis_cluster::identity::{Identity, IdentityError};
 use elpis_cluster::state::MANAGED;
 use elpis_cluster::tls;
@@ -58,6 +58,8 @@ const ALPN: &[u8] = b"elpis-gate/1";
 pub struct GateConfig {
     /// Data folder of the node.
     pub data: PathBuf,
+    /// Folder with the node's own key.
+    pub keys: PathBuf,
     /// Address for the gates of other nodes.
     pub listen: SocketAddr,
 }
@@ -100,7 +102,7 @@ impl Serving for Shared {
 /// # Errors
 /// When the key or an address cannot be used.
 pub async fn run(config: GateConfig, link: Link, stop: CancellationToken) -> Result<(), GateError> {
-    let identity = Identity::open(&config.data)?;
+    let identity = Identity::open(&config.keys)?;
     let mut server = (*tls::server(&identity)?).clone();
     server.alpn_protocols = vec![ALPN.to_vec()];
     let refused = |what: &dyn std::fmt::Display| {
@@ -108,10 +110,10 @@ pub async fn run(config: GateConfig, link: Link, stop: CancellationToken) -> Res
         move |error| GateError::Listen(what, error)
     };
     let peers = TcpListener::bind(config.listen).await.map_err(refused(&config.listen))?;
+    let statements = unix(&config.data.join("run/gate/db.sock"), MODE)?;
     let own = replication_listener(&config.data).await.map_err(refused(&"a port of the loopback"))?;
     let port = own.local_addr().map_err(refused(&"a port of the loopback"))?.port();
-    let statements = unix(&config.data.join("run/db.sock"), MODE)?;
-    let copies = unix(&in_socket(&config.data), 0o600)?;
+    let copies = unix(&in_socket(&config.data), SHARED)?;
     let shared = Arc::new(Shared {
         data: config.data,
         identity,
@@ -379,7 +381,7 @@ async fn from_peer(
 
 /// The port at which MariaDB finds its source: the same again after a restart, if it is free.
 async fn replication_listener(data: &Path) -> std::io::Result<TcpListener> {
-    let file = data.join("run/replication.port");
+    let file = data.join("run/gate/replication.port");
     let before = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
     let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, before.unwrap_or(0))).await {
         Ok(listener) => listener,
@@ -392,7 +394,7 @@ async fn replication_listener(data: &Path) -> std::io::Result<TcpListener> {
 fn unix(path: &Path, mode: u32) -> Result<UnixListener, GateError> {
     let failed = |error| GateError::Listen(path.display().to_string(), error);
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        make_own(folder).map_err(failed)?;
     }
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(failed)?;

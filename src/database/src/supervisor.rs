@@ -444,7 +444,7 @@ impl Supervisor {
     async fn verify(&mut self, admin: &Login) {
         match self.verifying.step().await {
             verifying::Step::Begin => {
-                let gate = self.config.data.join("run/db.sock");
+                let gate = self.config.data.join("run/gate/db.sock");
                 self.verifying.begin(crate::verify::verify(self.folder.socket(), gate, admin.clone()));
             }
             verifying::Step::Differs(tables) => {

@@ -4,6 +4,7 @@ mod audit;
 mod install;
 mod join;
 pub(crate) mod machine;
+mod owners;
 mod screen;
 mod source;
 mod tools;
@@ -45,6 +46,7 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
             |runtime| {
                 runtime.block_on(async {
                     match order {
+                        Appliance::Owners => owners::run(),
                         Appliance::Setup => setup().await,
                         Appliance::Form => join::form(answers()?.0.join.as_ref()).await,
                         Appliance::Join { address, words, confirm } => {
@@ -200,7 +202,7 @@ fn facts() -> Facts {
     let name = Identity::read(Path::new(IDENTITY)).map(|identity| identity.name);
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let audit = audit::last();
-    let password = fs::read_to_string(Path::new(STATE).join("admin.password")).ok();
+    let password = fs::read_to_string(Path::new(STATE).join("console/admin.password")).ok();
     Facts {
         version: update::version().unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned()),
         name,

@@ -22,6 +22,7 @@ use elpis_servers::data::{self, DataConfig};
 use elpis_servers::network::{self, NetworkConfig};
 use elpis_tentacle::server::{self as tentacle, AgentTls, ServerConfig};
 use elpis_watch::{Link, LinkError, Role};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
@@ -61,6 +62,13 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
         };
         roles = BUILT.iter().copied().filter(runs).collect();
     }
+    let users = match own_users(options.own_users) {
+        Ok(users) => users,
+        Err(error) => {
+            eprintln!("elpis: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let timings = match options.profile {
         Profile::Lan => Timings::LAN,
         Profile::Safe => Timings::SAFE,
@@ -77,6 +85,7 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
         database: keeps.then(|| Hand::new(move |wires| elpis_database::run(database.clone(), wires))),
         socket: options.data.join("run/node.sock"),
         roles,
+        users,
         accounts: crate::accounts::maker(),
         machine: options.update_orders.map(|orders| {
             let machine: Arc<dyn agent::update::Machine> = Arc::new(Appliance { orders });
@@ -96,6 +105,22 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
     serve(async move |stop| Ok(agent::run(config, stop).await?))
 }
 
+/// Users of the servers. From then on no child has this process's capabilities: MariaDB needs none of them.
+fn own_users(wanted: bool) -> Result<BTreeMap<u32, Role>> {
+    let mut users = BTreeMap::new();
+    if !wanted {
+        return Ok(users);
+    }
+    rustix::thread::clear_ambient_capability_set().context("capabilities cannot be kept from children")?;
+    for role in BUILT {
+        let name = format!("elpis-{}", role.as_str());
+        let user = nix::unistd::User::from_name(&name).with_context(|| format!("cannot look up {name}"))?;
+        let user = user.with_context(|| format!("there is no user {name}"))?;
+        users.insert(user.uid.as_raw(), *role);
+    }
+    Ok(users)
+}
+
 /// Memory of a database on a machine that does other things too.
 fn quarter_of_memory_mib() -> u32 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -107,7 +132,8 @@ fn quarter_of_memory_mib() -> u32 {
 pub(crate) fn db_gate(options: DbGateOptions) -> ExitCode {
     serve(async move |stop| {
         let link = Link::connect(&options.place.socket, Role::DbGate).await?;
-        let config = GateConfig { data: options.place.data, listen: options.listen };
+        let keys = options.keys.unwrap_or_else(|| options.place.data.clone());
+        let config = GateConfig { data: options.place.data, keys, listen: options.listen };
         until_superseded(&link, gate::run(config, link.clone(), stop)).await
     })
 }
@@ -157,11 +183,13 @@ pub(crate) fn tentacle_server(options: TentacleServerOptions) -> ExitCode {
     serve(async move |stop| {
         let link = Link::connect(&options.place.socket, Role::TentacleServer).await?;
         let data = &options.place.data;
-        let mut config = ServerConfig::new(options.listen, data.join("spool"), data.join("node.key"));
+        let keys = options.keys.as_ref().unwrap_or(data);
+        let mut config = ServerConfig::new(options.listen, data.join("spool"), keys.join("node.key"));
         config.spool_listen = Some(options.spool_listen);
         config.plain_from.extend(options.plain_from);
         if options.tls {
-            let (cert, key) = (data.join("tentacle.crt"), data.join("tentacle.key"));
+            let own = options.certificates.as_ref().unwrap_or(data);
+            let (cert, key) = (own.join("tentacle.crt"), own.join("tentacle.key"));
             elpis_console::make_certificate(&cert, &key, &link.welcome().name, options.listen.ip())
                 .with_context(|| format!("cannot make {}", cert.display()))?;
             config.tls = Some(AgentTls { cert, key, ca: None });

@@ -190,7 +190,7 @@ impl Dev {
         if !self.managed {
             return Ok(vec![Way(options)]);
         }
-        let gate = |node: String| Way(options.clone().socket(self.dir().join(node).join("run/db.sock")));
+        let gate = |node: String| Way(options.clone().socket(self.dir().join(node).join("run/gate/db.sock")));
         Ok(self.nodes_by_folder()?.into_iter().map(gate).collect())
     }
 }

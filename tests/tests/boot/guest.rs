@@ -101,8 +101,22 @@ impl Disk {
 
     /// Names of the kernel images for UEFI.
     pub(crate) fn versions(&self) -> String {
+        self.boot_part("mdir", &["-b", "::/EFI/Linux"])
+    }
+
+    /// Takes a kernel image for UEFI away, so that an older one starts; the answer gives it back.
+    pub(crate) fn without(&self, name: &str) -> impl FnOnce() {
+        let kept = tempfile::NamedTempFile::new().unwrap();
+        let (file, entry) = (kept.path().display().to_string(), format!("::/EFI/Linux/{name}"));
+        self.boot_part("mcopy", &["-o", &entry, &file]);
+        assert!(std::fs::metadata(&file).unwrap().len() > 1 << 20, "there is no {name}: {}", self.versions());
+        self.boot_part("mdel", &[&entry]);
+        move || drop(self.boot_part("mcopy", &["-o", &kept.path().display().to_string(), &entry]))
+    }
+
+    fn boot_part(&self, program: &str, arguments: &[&str]) -> String {
         let image = format!("{}@@2M", self.0.path().display());
-        let done = Command::new("mdir").args(["-b", "-i", &image, "::/EFI/Linux"]).output();
+        let done = Command::new(program).args(["-i", &image]).args(arguments).output();
         String::from_utf8_lossy(&done.expect("mtools are installed by make setup").stdout).into_owned()
     }
 }
@@ -156,6 +170,13 @@ impl Guest {
 
     pub(crate) fn from_disk(firmware: Firmware, disk: &Disk) -> Guest {
         Guest::start(Machine { firmware, disk: Some(disk), first: First::Disk, ..MACHINE })
+    }
+
+    /// An installation from the image of an earlier version.
+    pub(crate) fn told_before(options: &str, disk: &Disk) -> Option<Guest> {
+        let medium = built("elpis-before.iso");
+        let machine = Machine { medium: Some(&medium), disk: Some(disk), options: Some(options), ..MACHINE };
+        medium.is_file().then(|| Guest::start(machine))
     }
 
     /// From the disk; the next version is in the drive.
@@ -360,6 +381,16 @@ impl Guest {
             );
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// What the console shows of itself, PEM.
+    pub(crate) fn certificate(&self) -> String {
+        let address = format!("127.0.0.1:{}", self.console);
+        let shown =
+            Command::new("openssl").args(["s_client", "-connect", &address]).stdin(Stdio::null()).output();
+        let text = String::from_utf8_lossy(&shown.expect("openssl").stdout).into_owned();
+        let begin = text.find("-----BEGIN CERTIFICATE").unwrap_or_else(|| panic!("no certificate: {text}"));
+        text[begin..].split_inclusive("-----END CERTIFICATE-----").next().unwrap().to_owned()
     }
 
     /// Processor time of the emulation so far.

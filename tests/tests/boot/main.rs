@@ -101,6 +101,8 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     let api = Api::sign_in(&guest, &password);
     guest.until("checks go on", SOON * 2, || api.ran("loopback") > newest);
     guest.until("what was accepted before the power was cut", SOON * 2, || api.has("load", "0.5"));
+    // Two minutes after power-on.
+    guest.until_screen("Audit     14 checks passed", BOOT);
 }
 
 #[test]
@@ -156,6 +158,65 @@ fn is_updated(firmware: Firmware) {
     let api = Api::sign_in(&guest, &password);
     assert!(api.has("load", "0.25"), "the old version's values");
     guest.until("it is not tried again", SOON, || !broken.versions().contains(&format!("{old}.1")));
+}
+
+/// Files and owners of a version before this one: `target/iso/elpis-before.iso` is its image.
+#[test]
+#[ignore = "8 minutes of emulation, and an image of an earlier version"]
+fn a_disk_of_an_earlier_version_is_taken_over_and_can_be_given_back() {
+    let Some(_machine) = machine() else { return };
+    let disk = Disk::new();
+    let Some(guest) = Guest::told_before("elpis.name=north elpis.install=auto", &disk) else {
+        println!("skipped: there is no target/iso/elpis-before.iso");
+        return;
+    };
+    guest.until_off(BOOT);
+    let guest = Guest::with_next(Firmware::Uefi, &disk);
+    guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+    let password = guest.until_word("admin, password ", SOON);
+    let old = guest.until_word("Elpis ", SOON);
+    let api = Api::sign_in(&guest, &password);
+    send(&guest, "1");
+    api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
+    guest.until("the agent's value and the check's result", SOON, || {
+        api.has("load", "1") && api.has("loopback", "1")
+    });
+    let certificate = guest.certificate();
+    guest.press("u", "u again does it");
+    guest.press("u", "the medium is looked at");
+    guest.until_screen("Update    on vda done", BOOT);
+    // Accepted in the last moment, each time: it lies in the spool with the owner of this version.
+    send(&guest, "2");
+    drop(guest);
+
+    let works = |version: &str, load: u32, audit: bool| {
+        let guest = Guest::from_disk(Firmware::Uefi, &disk);
+        guest.until_screen(&format!("Elpis {version} "), BOOT);
+        let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+        said(&guest, &format!("version {version}"), took);
+        let screen = guest.screen();
+        assert!(!screen.contains("Problem"), "{screen}");
+        let api = Api::sign_in(&guest, &password);
+        guest.until("what the version before accepted", SOON * 2, || api.number("load") == load);
+        let newest = api.ran("loopback");
+        guest.until("checks go on", SOON * 2, || api.ran("loopback") > newest);
+        send(&guest, &(load + 1).to_string());
+        guest.until("a file of now", SOON, || api.number("load") == load + 1);
+        assert_eq!(guest.certificate(), certificate, "the console's certificate");
+        if audit {
+            guest.until_screen("Audit     14 checks passed", BOOT);
+            assert_eq!(guest.until_word("admin, password ", SOON), password);
+        }
+        guest.until("it is kept", SOON, || disk.versions().contains(&format!("elpis_{version}.efi")));
+        send(&guest, &(load + 2).to_string());
+    };
+    let new = format!("{old}.1");
+    works(&new, 2, true);
+    let entry = format!("elpis_{new}.efi");
+    let back = disk.without(&entry);
+    works(&old, 4, false);
+    back();
+    works(&new, 6, true);
 }
 
 /// At any moment, also while it starts; files are sent all the time.

@@ -118,14 +118,14 @@ impl World {
 
     async fn through_gate(&self, node: usize) -> Result<MySqlConnectOptions> {
         let password = std::fs::read_to_string(self.dir().join("db.password"))?;
-        let socket = self.dir().join(format!("n{node}/run/db.sock"));
+        let socket = self.dir().join(format!("n{node}/run/gate/db.sock"));
         let options = MySqlConnectOptions::new().socket(socket).username("elpis-admin").database("elpis");
         Ok(options.password(password.trim_end()).disable_statement_logging())
     }
 
     /// The socket of a node's server.
     fn own_socket(&self, node: &str) -> PathBuf {
-        self.dir().join(node).join("database/s")
+        self.dir().join(node).join("database/gate/s")
     }
 
     /// The server of a node, as its supervisor sees it.

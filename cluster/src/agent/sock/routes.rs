@@ -33,26 +33,31 @@ pub(super) async fn answer(agent: &Arc<Agent>, peer: Peer, request: Request<Inco
 async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Result<Response<Body>, No> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
+    peer.standing.may(&head.method, path)?;
     match (&head.method, path) {
         (&Method::GET, "/v1/watch") => {
             let (role, incarnation) = watch_query(head.uri.query())?;
+            peer.standing.speaks_for(role)?;
             super::watch::open(agent, member(agent)?, role, incarnation)
         }
         (&Method::POST, "/v1/heartbeat") => {
             let beat: Heartbeat = read(body).await?;
             speaks(beat.version)?;
             let role = beat.role.ok_or_else(|| No::bad("a heartbeat names its role"))?;
+            peer.standing.speaks_for(role)?;
             locked(&agent.registry).beat(role, &beat, boot_ms())?;
             json(&Nothing {})
         }
         (&Method::POST, "/v1/hello") => {
             let hello: Hello = read(body).await?;
             speaks(hello.version)?;
+            peer.standing.speaks_for(hello.role)?;
             json(&welcome(agent, peer, &hello)?)
         }
         (&Method::POST, "/v1/released") => {
             let released: Released = read(body).await?;
             speaks(released.version)?;
+            peer.standing.speaks_for(released.role)?;
             let member = member(agent)?;
             locked(&agent.registry).released(&released)?;
             member.renew_now.notify_one();
@@ -61,6 +66,7 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         (&Method::POST, "/v1/traffic") => {
             let done: TrafficDone = read(body).await?;
             speaks(done.version)?;
+            peer.standing.speaks_for(Role::DbGate)?;
             locked(&agent.registry).wanted(Role::DbGate, done.incarnation)?;
             member(agent)?.desk.gate_obeys(done);
             json(&Nothing {})
@@ -68,6 +74,7 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         (&Method::POST, "/v1/event") => {
             let report: Report = read(body).await?;
             speaks(report.version)?;
+            peer.standing.speaks_for(report.role)?;
             locked(&agent.registry).wanted(report.role, report.incarnation)?;
             let kind: String = report.kind.chars().take(64).collect();
             let words: String = report.text.chars().take(MAX_TEXT).collect();

@@ -5,12 +5,14 @@ use super::install::is_installed;
 use super::tools::WORK;
 use anyhow::{Context, Result, ensure};
 use elpis_appliance::audit::{Seen, audit, summary, sysctls};
+use elpis_appliance::owners::{PLACES, SECRETS};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SETTINGS: &str = "/usr/lib/sysctl.d/60-elpis.conf";
+const UNITS: &str = "/usr/lib/systemd/system";
 /// What the last audit found, for the screen: first line `passed` or `failed`, then its summary.
 const FOUND: &str = "audit";
 /// Programs that would let a shell in.
@@ -65,6 +67,8 @@ fn look() -> Result<Seen> {
         filter: read("/etc/nftables.conf"),
         rules: String::from_utf8_lossy(&rules.stdout).into_owned(),
         shadow: read("/etc/shadow"),
+        users: read("/etc/passwd"),
+        groups: read("/etc/group"),
         lockdown: read("/sys/kernel/security/lockdown"),
         signed_modules: read("/sys/module/module/parameters/sig_enforce"),
         ways_in: WAYS_IN
@@ -77,6 +81,12 @@ fn look() -> Result<Seen> {
     };
     walk(&mut seen)?;
     secrets(&mut seen)?;
+    units(&mut seen)?;
+    for path in PLACES.iter().map(|place| place.path).chain(SECRETS.map(|(file, _)| file)) {
+        if let Ok(meta) = fs::symlink_metadata(Path::new(STATE).join(path)) {
+            seen.owned.push((path.to_owned(), meta.uid(), meta.gid(), meta.permissions().mode() & 0o7777));
+        }
+    }
     Ok(seen)
 }
 
@@ -109,9 +119,22 @@ fn walk(seen: &mut Seen) -> Result<()> {
     Ok(())
 }
 
-/// Keys and passwords of this node.
+/// What systemd starts of ours.
+fn units(seen: &mut Seen) -> Result<()> {
+    for entry in fs::read_dir(UNITS).with_context(|| format!("cannot read {UNITS}"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("elpis-") {
+            let text = fs::read_to_string(Path::new(UNITS).join(&name));
+            seen.units.push((name, text.context("a unit cannot be read")?));
+        }
+    }
+    Ok(())
+}
+
+/// Keys and passwords of this node, wherever one of its services keeps them.
 fn secrets(seen: &mut Seen) -> Result<()> {
-    for entry in fs::read_dir(STATE).with_context(|| format!("cannot read {STATE}"))? {
+    let folders = ["", "console", "tentacle"].map(|folder| Path::new(STATE).join(folder));
+    for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten() {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let secret = [".key", ".password", ".token"].iter().any(|end| name.ends_with(end));

@@ -219,8 +219,8 @@ pub(super) fn reset() -> Result<()> {
         remove(&path, entry.file_type()?.is_dir())
             .with_context(|| format!("cannot remove {}", path.display()))?;
     }
-    // Name and address anew: the other units wait for it.
-    systemctl(&["restart", "--no-block", "elpis-setup"])?;
+    // Folders, name and address anew: the other units wait for it.
+    systemctl(&["restart", "--no-block", "elpis-owners", "elpis-setup"])?;
     systemctl(&[&["start", "--no-block"], &UNITS[..]].concat())
 }
 

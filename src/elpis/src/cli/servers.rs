@@ -58,6 +58,10 @@ pub(crate) struct NodeDaemon {
     /// How quickly a silent node is given up
     #[arg(long, value_enum, default_value_t = Profile::Lan)]
     pub(crate) profile: Profile,
+    /// Each server here runs as a user of its own, elpis-ROLE: the socket hears it for its own role only, and orders from
+    /// the console and from this user and root alone
+    #[arg(long)]
+    pub(crate) own_users: bool,
     /// Servers that should run on this node; without: all
     #[arg(long, value_delimiter = ',', value_name = "ROLES")]
     pub(crate) roles: Vec<String>,
@@ -87,6 +91,12 @@ pub(crate) struct TentacleServerOptions {
     /// Speak TLS with agents that ask for it, with a certificate of this node's own (tentacle.crt, made once)
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Folder for that certificate and its key; without: the folder of this node
+    #[arg(long, value_name = "DIR")]
+    pub(crate) certificates: Option<PathBuf>,
+    /// Folder with this node's own key, node.key; without: the folder of this node
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keys: Option<PathBuf>,
     /// Networks whose agents may come without TLS, beside the loopback
     #[arg(long, value_name = "IP/BITS", value_delimiter = ',', value_parser = network)]
     pub(crate) plain_from: Vec<(IpAddr, u8)>,
@@ -99,6 +109,9 @@ pub(crate) struct DbGateOptions {
     /// Address for the gates of other nodes (mTLS)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
+    /// Folder with this node's own key, node.key; without: the folder of this node
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keys: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -60,7 +60,7 @@ pub(crate) fn env(layout: &Layout) -> Result<()> {
     lines.push(("ELPIS_ADMIN_PASSWORD_FILE".into(), layout.dir.join("admin.password").display().to_string()));
     let (socket, user) = match layout.is_managed() {
         // The first node's gate leads to the primary, wherever that is.
-        true => (layout.node("n1").join("run/db.sock"), elpis_cluster::agent::database::ADMIN),
+        true => (layout.node("n1").join("run/gate/db.sock"), elpis_cluster::agent::database::ADMIN),
         false => (mariadb::socket(layout), mariadb::USER),
     };
     lines.push(("ELPIS_DATABASE_URL".into(), elpis_cluster::agent::accounts::socket_url(&socket)));

@@ -75,12 +75,12 @@ impl Cluster<'_> {
     async fn measure(&self, files: u32, gates: &[&str]) -> Result<Vec<f64>> {
         let primary = self.primary().await?;
         let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
-        let socket = self.node(&primary).join("database/s");
+        let socket = self.node(&primary).join("database/gate/s");
         let db = TestDb::of("elpis", socket, &user);
         let password = std::fs::read_to_string(self.folder.path().join("db.password"))?;
         let mut ways = vec![("straight".to_owned(), db.endpoint())];
         for gate in gates {
-            let socket = self.node(gate).join("run/db.sock");
+            let socket = self.node(gate).join("run/gate/db.sock");
             let url = format!("mysql://localhost/elpis?socket={}", socket.display());
             let way = Endpoint {
                 epoch: 1,

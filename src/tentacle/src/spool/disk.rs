@@ -36,9 +36,10 @@ pub(super) fn remove(path: &Path) -> Result<(), SpoolError> {
     }
 }
 
-/// Changes the time of a folder, by the clock that a change in it would use.
+/// Changes the times of a folder, by the clock that a change in it would use. Both to now: who may write in it may do that,
+/// everything else only its owner.
 pub(super) fn touch(path: &Path) -> Result<(), SpoolError> {
     let touched = File::open(path)
-        .and_then(|folder| Ok(futimens(&folder, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?));
+        .and_then(|folder| Ok(futimens(&folder, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?));
     touched.map_err(|e| SpoolError::io("touch", path, e))
 }

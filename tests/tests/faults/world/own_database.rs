@@ -12,13 +12,13 @@ use std::process::Command;
 impl World {
     /// The way that a server of this node takes to the primary.
     pub(crate) fn through_gate(&self, node: u8) -> MySqlConnectOptions {
-        let options = MySqlConnectOptions::new().socket(self.socket(node, "db.sock"));
+        let options = MySqlConnectOptions::new().socket(self.socket(node, "gate/db.sock"));
         options.username("elpis-admin").password(PASSWORD).database("elpis").disable_statement_logging()
     }
 
     /// The socket of a node's own server.
     pub(crate) fn own_socket(&self, node: u8) -> PathBuf {
-        self.folder(node).join("database/s")
+        self.folder(node).join("database/gate/s")
     }
 
     /// Number of the primary's node, as this status has it.
