@@ -12,6 +12,8 @@
 //! | the master's work, while this node leads | 50 ms | `agent/lead.rs` |
 //! | orders to the supervisor of this node's database | at each change | `agent/database.rs` |
 //! | who answers, while there is no master | 1 s | `agent/majority.rs` |
+//! | stalls, disk and round trips are measured | 50 ms | `agent/timing.rs` |
+//! | the agreed profile is kept | at each change | `agent/timing.rs` |
 //! | database accounts, while this node leads | 1 s and at each change | `agent/accounts.rs` |
 
 pub mod accounts;
@@ -32,14 +34,18 @@ pub mod registry;
 mod renew;
 mod sock;
 mod status;
+mod timing;
 
 pub use adopt::{PositionLine, WaitLine};
 use forming::Joining;
 pub use forming::{JoinStatus, Step};
 pub use majority::MajorityLine;
 pub use status::{CopyLine, DatabaseLine, DiskLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status};
+pub use timing::{MarginsLine, ProfileLine};
 
 use crate::identity::{Identity, IdentityError};
+use crate::profile::Profile;
+use crate::profile::margins::Gauge;
 use crate::raft_node::{self, NodeError, RaftNode};
 use crate::recovery::{self, GivenUp, RecoveryError};
 use crate::types::boot_ms;
@@ -63,6 +69,8 @@ pub struct AgentConfig {
     pub raft: raft_node::Config,
     /// Where the servers of this node find it.
     pub socket: PathBuf,
+    /// A cluster that it makes begins with the profile that fits what was measured, not with that of `raft`.
+    pub measured: bool,
     /// Servers that should run here.
     pub roles: Vec<Role>,
     /// Makes database accounts while this node leads.
@@ -94,6 +102,10 @@ pub enum AgentError {
     Recovers(u64),
     #[error("{0}; the node agent ends now, after the next start it says so in its status")]
     GivenUp(String),
+    #[error(
+        "this node runs with profile {0} from its next start on; the node agent ends now and is to be started again"
+    )]
+    OtherProfile(Profile),
     #[error("Raft stopped for good: {0}; remove this node from the cluster and join it again, empty")]
     RaftStopped(String),
 }
@@ -109,6 +121,7 @@ struct Agent {
     join: Mutex<Joining>,
     events: Mutex<VecDeque<EventLine>>,
     logs: Mutex<logs::Logs>,
+    gauge: Mutex<Gauge>,
     /// The cluster went on without this node, in words: then it is no member.
     given_up: Option<String>,
     /// Set once, when the node agent must end by itself.
@@ -141,6 +154,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
         join: Mutex::default(),
         events: Mutex::default(),
         logs: Mutex::default(),
+        gauge: Mutex::default(),
         given_up,
         failed: Mutex::default(),
         tasks: TaskTracker::new(),
@@ -162,6 +176,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     }
     agent.tasks.spawn(sock::serve(Arc::clone(&agent), listener));
     agent.tasks.spawn(keep::run(Arc::clone(&agent)));
+    agent.tasks.spawn(timing::measure(Arc::clone(&agent)));
     agent.stop.cancelled().await;
     agent.tasks.close();
     agent.tasks.wait().await;
@@ -200,6 +215,7 @@ impl Agent {
         self.tasks.spawn(accounts::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(database::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(majority::run(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(timing::keep(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(lead::run(Arc::clone(self), member));
     }
 

@@ -20,6 +20,7 @@ pub use recovered::{INDEX_JUMP, JUMP, audit as recovery_audit};
 pub use shards::{Shard, Shards};
 
 use crate::database::Group;
+use crate::profile::Agreed;
 use elpis_watch::{Database, Job, Map, Move, NodeId, Owner};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,9 @@ pub struct ClusterState {
     /// The group of servers that the nodes run themselves; `None` = the database is elsewhere.
     #[serde(default)]
     pub group: Option<Group>,
+    /// By which timings leases count and nodes run.
+    #[serde(default)]
+    pub profile: Agreed,
     pub joins: BTreeMap<String, JoinCode>,
     pub audit: Vec<AuditLine>,
     /// Oldest first.
@@ -148,6 +152,7 @@ impl Default for ClusterState {
             database: None,
             accounts: BTreeMap::new(),
             group: None,
+            profile: Agreed::default(),
             joins: BTreeMap::new(),
             audit: Vec::new(),
             failovers: Vec::new(),

@@ -4,8 +4,8 @@
 
 use elpis_cluster::agent::accounts::{Maker, Order};
 use elpis_cluster::agent::{AgentConfig, AgentError, Status, run};
+use elpis_cluster::profile::Profile;
 use elpis_cluster::raft_node::Config;
-use elpis_cluster::types::Timings;
 use elpis_watch::{Heartbeat, Hello, Link, Method, Role, SHARDS, VERSION, Welcome, request};
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
@@ -47,8 +47,9 @@ impl Node {
                 spool_address: String::new(),
                 gate_address: String::new(),
                 console_address: String::new(),
-                timings: Timings::LAN,
+                profile: Profile::Lan,
             },
+            measured: false,
             socket: folder.join(name).join("run/node.sock"),
             roles: roles.to_vec(),
             accounts,

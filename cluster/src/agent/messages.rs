@@ -4,6 +4,8 @@
 
 use crate::database::{Applied, Disks, Order, Report, Seen, Wait};
 use crate::lease::{Grant, Renewal};
+use crate::profile::Shown;
+use crate::profile::margins::Margins;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -40,6 +42,9 @@ pub struct Renew {
     /// Of the node's database server, where the nodes run the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<GroupReport>,
+    /// What the machine leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margins: Option<Margins>,
 }
 
 /// What the supervisor of a node's database server tells.
@@ -81,6 +86,9 @@ pub struct Renewed {
     /// Where the copies of the database stood when the master heard of each last: every node remembers it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub positions: BTreeMap<NodeId, Seen>,
+    /// It is this node's turn to start anew, for another profile.
+    #[serde(default)]
+    pub anew: bool,
 }
 
 /// Order to a node's log, or without directives the question how it stands. Also the body of `POST /v1/log`.
@@ -170,4 +178,9 @@ pub struct NodeKnowledge {
     /// Its wall clock minus cluster time.
     #[serde(default)]
     pub skew_ms: i64,
+    /// With which profile it runs, and what its machine leaves.
+    #[serde(default)]
+    pub shown: Option<Shown>,
+    #[serde(default)]
+    pub margins: Option<Margins>,
 }

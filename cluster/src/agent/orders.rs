@@ -227,7 +227,7 @@ pub(super) fn unknown(node: &str) -> No {
     No(StatusCode::NOT_FOUND, format!("there is no node {name}; list the nodes with `elpis cluster status`"))
 }
 
-async fn audit(member: &Member, what: &str) {
+pub(super) async fn audit(member: &Member, what: &str) {
     let who = format!("node {}", member.id());
     let line = Command::Audit { at_ms: member.cluster_now_ms(), who, what: what.to_owned() };
     if let Err(error) = member.node.propose(line).await {

@@ -43,6 +43,7 @@ impl ClusterState {
                 | Command::BurnJoin { .. }
                 | Command::CodeReplaces { .. }
                 | Command::FailoverSeen(_)
+                | Command::Profile(_)
         );
         if !silent && !matches!(outcome, Applied::Unchanged | Applied::Shards(0)) {
             self.revision = index;
@@ -156,6 +157,10 @@ impl ClusterState {
             }
             Command::AccountsMade { epoch, made, dropped } => Ok(self.accounts_made(*epoch, made, dropped)),
             Command::Database(entry) => self.group_entry(entry),
+            Command::Profile(change) => {
+                let members = self.members().map(|(id, _)| id).collect();
+                Ok(done_if(self.profile.apply(change, &members)))
+            }
             Command::ConfigChanged => {
                 self.config_revision += 1;
                 Ok(Applied::Done)

@@ -1,6 +1,7 @@
 //! What may be written into the Raft log.
 
 use crate::database::{self, Entry};
+use crate::profile::Change;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -99,6 +100,8 @@ pub enum Command {
     Replace { node: NodeId },
     /// Adds a virtual address, as `10.0.0.50`, or takes it away.
     Address { address: String, keep: bool },
+    /// A change of the timing profile.
+    Profile(Change),
 }
 
 impl fmt::Display for Command {
@@ -128,6 +131,7 @@ impl fmt::Display for Command {
             Command::Replace { node } => write!(f, "replace node {node}"),
             Command::Address { address, keep: true } => write!(f, "virtual address {address}"),
             Command::Address { address, keep: false } => write!(f, "no virtual address {address}"),
+            Command::Profile(change) => change.fmt(f),
             Command::ConfigChanged => f.write_str("settings changed"),
             Command::OpenJoin { code, .. } => write!(f, "open join code {code}"),
             Command::BurnJoin { code, .. } => write!(f, "burn join code {code}"),

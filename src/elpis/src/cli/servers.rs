@@ -7,12 +7,27 @@ use std::path::PathBuf;
 /// How quickly a silent node is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    /// One switch or rack
+    /// The quickest that fits what is measured before the cluster is made
+    Auto,
+    /// One site, machines that do not stall: leases of 1.5 s
     Lan,
-    /// Machines that stall
+    /// Machines that stall: leases of 2.5 s
     Safe,
-    /// Two sites
+    /// Two sites, or machines that stall much: leases of 4 s
     Metro,
+}
+
+impl Profile {
+    /// `None` = to be measured.
+    pub(crate) fn named(self) -> Option<elpis_cluster::profile::Profile> {
+        use elpis_cluster::profile::Profile as Named;
+        match self {
+            Profile::Auto => None,
+            Profile::Lan => Some(Named::Lan),
+            Profile::Safe => Some(Named::Safe),
+            Profile::Metro => Some(Named::Metro),
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -51,7 +66,8 @@ pub(crate) struct NodeDaemon {
     /// This node may hold virtual addresses: `elpis address-keeper` runs on it
     #[arg(long)]
     pub(crate) virtual_addresses: bool,
-    /// How quickly a silent node is given up
+    /// How quickly a silent node is given up, for a cluster that this node makes; who joins takes the cluster's, and a
+    /// cluster changes it with `elpis cluster profile`
     #[arg(long, value_enum, default_value_t = Profile::Lan)]
     pub(crate) profile: Profile,
     /// Servers that should run on this node; without: all
