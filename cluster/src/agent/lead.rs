@@ -363,7 +363,10 @@ fn transfer(agent: &Agent, member: &Arc<Member>, now: &Now<'_>) {
     let member = Arc::clone(member);
     agent.tasks.spawn(async move {
         match member.node.transfer_leader(to).await {
-            Ok(()) => tracing::info!(to, "this node drains or cannot work: leadership given away"),
+            Ok(()) => tracing::info!(
+                to,
+                "this node drains, cannot work or has to start anew: leadership given away"
+            ),
             Err(error) => tracing::info!(to, %error, "leadership not given away yet"),
         }
     });
