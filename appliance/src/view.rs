@@ -141,7 +141,7 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
         let count = status.nodes.len();
         let nodes = if count == 1 { "node" } else { "nodes" };
         let cluster = status.cluster.as_deref().unwrap_or_default();
-        lines.push(("Cluster", format!("{cluster}, {count} {nodes}, master {master}")));
+        lines.push(("Cluster", format!("{cluster}, {count} {nodes}, master {master}{}", profile(status))));
         if let Some(database) = &status.database {
             let primary = database.primary.as_deref().unwrap_or("none");
             lines.push(("Database", format!("primary {primary}, {}", database.mode)));
@@ -176,6 +176,13 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
     lines
 }
 
+/// How quickly a silent node is given up.
+fn profile(status: &Status) -> String {
+    let Some(profile) = &status.profile else { return String::new() };
+    let change = if profile.settled { "" } else { ", a change is on" };
+    format!(", profile {}{change}", profile.wanted)
+}
+
 /// PURE: whether a folder keeps its content over a restart, by `/proc/mounts`: the longest mount point that holds it.
 #[must_use]
 pub fn is_kept(mounts: &str, folder: &Path) -> bool {
@@ -191,7 +198,7 @@ pub fn is_kept(mounts: &str, folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elpis_cluster::agent::{DatabaseLine, MajorityLine, Shards};
+    use elpis_cluster::agent::{DatabaseLine, MajorityLine, ProfileLine, Shards};
 
     fn facts() -> Facts {
         Facts { address: Some("10.0.2.15".into()), name: Some("kite-4412".into()), ..Facts::default() }
@@ -288,6 +295,19 @@ mod tests {
         );
         let two = works(&["kite-4412", "heron-9021"], 0);
         assert_eq!(headline(&facts(), Some(&two)).1, "Working, can lose 0 nodes: add one more");
+    }
+
+    #[test]
+    fn the_profile_stands_with_the_cluster() {
+        let mut one = works(&["kite-4412"], 0);
+        one.cluster = Some("kite".into());
+        let shown =
+            |status: &Status| lines(&facts(), Some(status)).into_iter().find(|line| line.0 == "Cluster");
+        assert_eq!(shown(&one).unwrap().1, "kite, 1 node, master kite-4412");
+        one.profile = Some(ProfileLine { wanted: "metro".into(), settled: true, ..ProfileLine::default() });
+        assert_eq!(shown(&one).unwrap().1, "kite, 1 node, master kite-4412, profile metro");
+        one.profile.as_mut().unwrap().settled = false;
+        assert!(shown(&one).unwrap().1.ends_with("profile metro, a change is on"));
     }
 
     #[test]

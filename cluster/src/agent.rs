@@ -13,6 +13,8 @@
 //! | orders to the supervisor of this node's database | at each change | `agent/database.rs` |
 //! | who answers, while there is no master | 1 s | `agent/majority.rs` |
 //! | versions and images, where the cluster updates this machine | 1 s | `agent/update.rs` |
+//! | stalls, disk and round trips are measured | 50 ms | `agent/timing.rs` |
+//! | the agreed profile is kept | at each change | `agent/timing.rs` |
 //! | database accounts, while this node leads | 1 s and at each change | `agent/accounts.rs` |
 
 pub mod accounts;
@@ -34,6 +36,7 @@ mod renew;
 mod sock;
 mod status;
 pub mod update;
+mod timing;
 
 pub use adopt::{PositionLine, WaitLine};
 use forming::Joining;
@@ -43,8 +46,11 @@ pub use status::{
     CopyLine, DatabaseLine, DiskLine, EventLine, Failed, MovedLine, NodeLine, Shards, Status, UpdateLine,
     UpdateNode,
 };
+pub use timing::{MarginsLine, ProfileLine};
 
 use crate::identity::{Identity, IdentityError};
+use crate::profile::Profile;
+use crate::profile::margins::Gauge;
 use crate::raft_node::{self, NodeError, RaftNode};
 use crate::recovery::{self, GivenUp, RecoveryError};
 use crate::types::boot_ms;
@@ -68,6 +74,8 @@ pub struct AgentConfig {
     pub raft: raft_node::Config,
     /// Where the servers of this node find it.
     pub socket: PathBuf,
+    /// A cluster that it makes begins with the profile that fits what was measured, not with that of `raft`.
+    pub measured: bool,
     /// Servers that should run here.
     pub roles: Vec<Role>,
     /// Whose processes they are, by user id; empty = they have no users of their own.
@@ -103,6 +111,10 @@ pub enum AgentError {
     Recovers(u64),
     #[error("{0}; the node agent ends now, after the next start it says so in its status")]
     GivenUp(String),
+    #[error(
+        "this node runs with profile {0} from its next start on; the node agent ends now and is to be started again"
+    )]
+    OtherProfile(Profile),
     #[error("Raft stopped for good: {0}; remove this node from the cluster and join it again, empty")]
     RaftStopped(String),
 }
@@ -120,6 +132,7 @@ struct Agent {
     logs: Mutex<logs::Logs>,
     /// Images for this machine.
     shelf: update::Shelf,
+    gauge: Mutex<Gauge>,
     /// The cluster went on without this node, in words: then it is no member.
     given_up: Option<String>,
     /// Set once, when the node agent must end by itself.
@@ -153,6 +166,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
         events: Mutex::default(),
         logs: Mutex::default(),
         shelf: update::Shelf::open(config.machine.clone(), &config.raft.data_dir),
+        gauge: Mutex::default(),
         given_up,
         failed: Mutex::default(),
         tasks: TaskTracker::new(),
@@ -174,6 +188,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     }
     agent.tasks.spawn(sock::serve(Arc::clone(&agent), listener));
     agent.tasks.spawn(keep::run(Arc::clone(&agent)));
+    agent.tasks.spawn(timing::measure(Arc::clone(&agent)));
     agent.stop.cancelled().await;
     agent.tasks.close();
     agent.tasks.wait().await;
@@ -213,6 +228,7 @@ impl Agent {
         self.tasks.spawn(database::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(majority::run(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(update::run(Arc::clone(self), Arc::clone(&member)));
+        self.tasks.spawn(timing::keep(Arc::clone(self), Arc::clone(&member)));
         self.tasks.spawn(lead::run(Arc::clone(self), member));
     }
 

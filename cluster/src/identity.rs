@@ -1,6 +1,7 @@
 //! Who this node is: its key, the pin of that key, and its place in the cluster, kept in the data folder.
 
 use crate::key::ClusterKey;
+use crate::profile::Kept;
 use crate::types::hex;
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -29,7 +30,7 @@ pub enum IdentityError {
     Randomness,
 }
 
-/// Place of this node in its cluster. Written once, when it is admitted.
+/// Place of this node in its cluster. Written when it is admitted, and for a new generation or profile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub version: u16,
@@ -40,6 +41,9 @@ pub struct Place {
     pub generation: u64,
     /// Pins and addresses of the members at that time, by node id: they count until the node has a state of its own.
     pub peers: BTreeMap<u64, Peer>,
+    /// With which timings its Raft is started; `None` = written by a program that knew of none.
+    #[serde(default)]
+    pub profile: Option<Kept>,
 }
 
 /// A member as seen when this node joined.

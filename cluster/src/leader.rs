@@ -4,9 +4,11 @@
 //! grant or one command to propose. The shell keeps at most one such command in flight.
 
 mod time;
+mod timing;
 
 use crate::lease::{Grant, Granter, LeaseTimings, Renewal, Standing, VERSION};
 use crate::plan::Knowledge;
+use crate::profile::{Profile, Shown};
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, Command, Failover, NodeState};
 use elpis_watch::NodeId;
@@ -52,12 +54,16 @@ struct Known {
     /// When it last could hold virtual addresses.
     kept_addresses: Option<i64>,
     stored: (i64, u64),
+    /// With which profile it runs.
+    shown: Option<Shown>,
 }
 
 /// The leader's memory; empty in every new term.
 #[derive(Clone, Debug)]
 pub struct Leader {
     me: NodeId,
+    /// With which Raft runs here.
+    patience: Profile,
     timings: LeaseTimings,
     granter: Granter,
     term: u64,
@@ -80,14 +86,20 @@ pub struct Leader {
     time: ClusterTime,
     /// When the last grant that this node took was asked for; kept across terms.
     heard_boot_ms: Option<i64>,
+    /// The step of the profile, and since when this leader knows of it.
+    step: Option<(u64, i64)>,
+    /// Who was told to start anew last, and when.
+    turn: Option<(NodeId, i64)>,
 }
 
 impl Leader {
     /// Of this node.
     #[must_use]
-    pub fn new(me: NodeId, timings: LeaseTimings) -> Leader {
+    pub fn new(me: NodeId, patience: Profile) -> Leader {
+        let timings = LeaseTimings::of(patience);
         Leader {
             me,
+            patience,
             timings,
             granter: Granter::new(timings),
             term: 0,
@@ -103,6 +115,8 @@ impl Leader {
             calm: None,
             time: ClusterTime::default(),
             heard_boot_ms: None,
+            step: None,
+            turn: None,
         }
     }
 
@@ -147,10 +161,11 @@ impl Leader {
     fn in_term(&mut self, now: &Now<'_>) {
         if self.term != now.view.term {
             let (time, heard_boot_ms) = (self.time, self.heard_boot_ms);
-            let fresh = Leader::new(self.me, self.timings);
+            let fresh = Leader::new(self.me, self.patience);
             *self = Leader { term: now.view.term, time, heard_boot_ms, ..fresh };
             self.granter.in_term(self.term);
         }
+        self.granter.claims(LeaseTimings::of(now.state.profile.claims(self.patience)));
     }
 
     /// Takes what a node tells and answers with a grant, or with why not. The leader's own renewals come here too:
@@ -178,7 +193,7 @@ impl Leader {
                 term,
                 leader: self.me,
                 session: renewal.session,
-                lease_ms: self.timings.lease_ms,
+                lease_ms: self.granter.lease_ms(),
                 cluster_now_ms,
                 refused: String::new(),
             },
@@ -197,6 +212,7 @@ impl Leader {
     fn learn(&mut self, from: NodeId, renewal: &Renewal, now: &Now<'_>) {
         let known = self.nodes.entry(from).or_default();
         known.offset_ms = Some(renewal.unix_ms - now.boot_ms);
+        known.shown = renewal.shown;
         known.stored = known.stored.max((renewal.stored_ms, renewal.stored_revision));
         // What is told of loads and releases is planned with at once; how long a node is unfit, with the clock.
         if !(renewal.unfit == known.unfit && renewal.loads.is_empty() && renewal.released.is_empty()) {
@@ -246,6 +262,7 @@ impl Leader {
         let now_ms = self.time.at(now.boot_ms)?;
         let mut commands = self.ups(now);
         commands.extend(self.deaths(now, now_ms));
+        commands.extend(self.profile(now));
         // What these bring about is what is planned on.
         let mut next = None;
         if !commands.is_empty() {

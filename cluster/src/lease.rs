@@ -3,11 +3,12 @@
 //! PURE: every time is a `CLOCK_BOOTTIME` millisecond of the machine that reads it; nothing here has a clock. The two
 //! sides never compare their clocks, only durations: the holder counts from the moment it *sent* a renewal, the leader
 //! from the moment it *answered*, and [`drift_ms`] covers what their clocks' rates may differ in between. So the
-//! holder's deadline always passes first.
+//! holder's deadline always passes first. How long a lease is, is the *claim*; how long is waited for its end, is the
+//! *patience*: two profiles, see [`crate::profile`].
 
 use crate::planted;
+use crate::profile::{Profile, Shown};
 use crate::raft_node::RaftView;
-use crate::types::Timings;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,15 +34,15 @@ pub struct LeaseTimings {
 }
 
 impl LeaseTimings {
-    /// Those that belong to the timings of the Raft group.
+    /// Those of a profile.
     #[must_use]
-    pub fn of(raft: &Timings) -> LeaseTimings {
-        let lease_ms = match raft.election_max_ms {
-            0..=600 => 1500,
-            601..=1000 => 2500,
-            _ => 4000,
+    pub fn of(profile: Profile) -> LeaseTimings {
+        let lease_ms = match profile {
+            Profile::Lan => 1500,
+            Profile::Safe => 2500,
+            Profile::Metro => 4000,
         };
-        let election_max_ms = i64::try_from(raft.election_max_ms).unwrap_or(i64::MAX / 4);
+        let election_max_ms = i64::try_from(profile.timings().election_max_ms).unwrap_or(i64::MAX / 4);
         LeaseTimings { lease_ms, election_max_ms, renew_ms: 200 }
     }
 
@@ -86,6 +87,9 @@ pub struct Renewal {
     /// Virtual addresses can be held there.
     #[serde(default)]
     pub keeps_addresses: bool,
+    /// With which profile it runs; `None` = its program knows of none.
+    #[serde(default)]
+    pub shown: Option<Shown>,
 }
 
 /// The leader's answer: act until `lease_ms` after you asked.
@@ -116,7 +120,7 @@ pub struct Held {
 /// The side that acts.
 #[derive(Clone, Debug)]
 pub struct Holder {
-    timings: LeaseTimings,
+    claim: LeaseTimings,
     /// Newest leader heard of: (term, node).
     leader: (u64, NodeId),
     held: Held,
@@ -126,8 +130,13 @@ pub struct Holder {
 impl Holder {
     /// Without a lease.
     #[must_use]
-    pub fn new(timings: LeaseTimings) -> Holder {
-        Holder { timings, leader: (0, 0), held: Held::default(), heard_boot_ms: None }
+    pub fn new(claim: LeaseTimings) -> Holder {
+        Holder { claim, leader: (0, 0), held: Held::default(), heard_boot_ms: None }
+    }
+
+    /// By what its own lease counts from now on, while this node leads.
+    pub fn claims(&mut self, claim: LeaseTimings) {
+        self.claim = claim;
     }
 
     /// Takes a grant that answers a renewal sent at `sent_boot_ms`. False = not taken: of an older term, or while this
@@ -164,7 +173,7 @@ impl Holder {
             self.held = Held::default();
         } else if view.is_leader {
             let acked = view.last_quorum_acked_boot_ms.filter(|_| view.first_entry_applied);
-            let until = acked.map_or(0, |at| at + self.timings.quorum_ms());
+            let until = acked.map_or(0, |at| at + self.claim.quorum_ms());
             let kept = if planted::on("earlier-grant-kept") { self.held.until_boot_ms } else { 0 };
             self.leader = self.leader.max((view.term, view.leader.unwrap_or(0)));
             self.held = Held { session: session.unwrap_or(0), until_boot_ms: until.max(kept) };
@@ -190,7 +199,10 @@ struct Peer {
 /// The side that grants, in one term of one leader.
 #[derive(Clone, Debug)]
 pub struct Granter {
-    timings: LeaseTimings,
+    /// What it grants.
+    claim: LeaseTimings,
+    /// How long it waits for the end of what anybody may have granted.
+    patience: LeaseTimings,
     term: u64,
     peers: BTreeMap<NodeId, Peer>,
     /// Sessions whose end this leader has proposed: nothing is granted in them again, applied or not.
@@ -208,14 +220,25 @@ pub struct Standing {
 impl Granter {
     /// Knows nothing.
     #[must_use]
-    pub fn new(timings: LeaseTimings) -> Granter {
-        Granter { timings, term: 0, peers: BTreeMap::new(), ending: BTreeSet::new() }
+    pub fn new(patience: LeaseTimings) -> Granter {
+        Granter { claim: patience, patience, term: 0, peers: BTreeMap::new(), ending: BTreeSet::new() }
+    }
+
+    /// What it grants from now on; never more than it would wait for.
+    pub fn claims(&mut self, claim: LeaseTimings) {
+        self.claim = claim;
+    }
+
+    /// What a grant is worth.
+    #[must_use]
+    pub fn lease_ms(&self) -> i64 {
+        self.claim.lease_ms
     }
 
     /// Forgets what was of another term.
     pub fn in_term(&mut self, term: u64) {
         if self.term != term {
-            *self = Granter { term, ..Granter::new(self.timings) };
+            *self = Granter { term, claim: self.claim, ..Granter::new(self.patience) };
         }
     }
 
@@ -235,7 +258,7 @@ impl Granter {
             return Err("the leader gives its leadership away");
         }
         match view.last_quorum_acked_boot_ms {
-            Some(acked) if now < acked + self.timings.quorum_ms() => Ok(()),
+            Some(acked) if now < acked + self.claim.quorum_ms() => Ok(()),
             _ => Err("the leader has not heard of a majority"),
         }
     }
@@ -282,7 +305,7 @@ impl Granter {
     #[must_use]
     pub fn left_ms(&self, node: NodeId, now: i64) -> Option<i64> {
         let granted = self.peers.get(&node).and_then(|peer| peer.granted)?;
-        Some((granted + self.timings.lease_ms - now).max(0))
+        Some((granted + self.claim.lease_ms - now).max(0))
     }
 
     /// Whether a lease of this node cannot be running any more, and it does not ask for one: its session may end.
@@ -292,7 +315,7 @@ impl Granter {
             return false;
         };
         let peer = self.peers.get(&node).copied().unwrap_or_default();
-        let missing = 2 * self.timings.renew_ms;
+        let missing = 2 * self.patience.renew_ms;
         let up = peer.up.map_or(elected, |(_, at)| at);
         let since_seen = now - peer.seen.unwrap_or(elected);
         if planted::on("no-lease-wait") && since_seen > missing {
@@ -300,22 +323,22 @@ impl Granter {
         }
         let wait = if view.predecessor == Some(node) {
             if planted::on("predecessor-one-renewal") {
-                self.timings.renew_ms
+                self.patience.renew_ms
             } else {
-                self.timings.predecessor_after_ms()
+                self.patience.predecessor_after_ms()
             }
         } else {
-            self.timings.expired_after_ms()
+            self.patience.expired_after_ms()
         };
         let over = match peer.granted {
-            Some(granted) => now > granted + self.timings.expired_after_ms(),
+            Some(granted) => now > granted + self.patience.expired_after_ms(),
             None => now > elected + wait,
         };
         let refused = peer.up.is_some_and(|(session, _)| self.ending.contains(&(node, session)));
         // A node that asks but cannot be granted one is catching up; for how long is bounded as well.
         over && (refused
             || since_seen > missing
-            || now > peer.granted.unwrap_or(elected).max(up) + 4 * self.timings.expired_after_ms())
+            || now > peer.granted.unwrap_or(elected).max(up) + 4 * self.patience.expired_after_ms())
     }
 
     /// The node is live in this session: its time to ask for a first grant counts from when this is first known.

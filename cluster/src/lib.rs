@@ -13,6 +13,7 @@ pub mod log_store;
 pub mod network;
 pub mod plan;
 pub mod planted;
+pub mod profile;
 pub mod quiet;
 pub mod raft_node;
 pub mod recovery;

@@ -10,6 +10,7 @@ pub use client::{Client, Factory, Lane, Peers};
 pub(crate) use server::parse;
 pub use server::{Service, serve};
 
+use crate::profile::Greeting;
 use crate::types::PROTOCOL;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -79,6 +80,9 @@ pub(crate) struct Hello {
     pub(crate) generation: u64,
     pub(crate) node: u64,
     pub(crate) boot_id: String,
+    /// `None` = of a program that knows no profiles.
+    #[serde(default)]
+    pub(crate) profile: Option<Greeting>,
 }
 
 impl Hello {
@@ -101,7 +105,14 @@ impl Hello {
                 late.generation, early.node, early.generation, early.node
             ));
         }
-        None
+        match (&self.profile, &mine.profile) {
+            (Some(its), Some(own)) => its.misfit(self.node, own, mine.node),
+            (None, Some(own)) if own.step > 0 => Some(format!(
+                "the program of node {} is too old to know the timings that the cluster agreed on; update it",
+                self.node
+            )),
+            _ => None,
+        }
     }
 
     /// Whether this is of a later generation of my cluster.
@@ -157,6 +168,7 @@ mod tests {
             generation,
             node,
             boot_id: String::new(),
+            profile: None,
         };
         let (old, new) = (hello("c", 1, 2), hello("c", 2, 4));
         assert_eq!(old.misfit(&hello("c", 1, 3)), None);

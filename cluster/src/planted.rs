@@ -2,7 +2,7 @@
 //! In a build without the feature `planted-bugs` none exists.
 
 /// Names of the planted bugs.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 12] = [
     "session-not-raised",
     "no-lease-wait",
     "grant-in-transfer-term",
@@ -13,6 +13,8 @@ pub const NAMES: [&str; 10] = [
     "vote-after-restart",
     "restarted-voter-stands",
     "few-clocks-jump",
+    "claim-before-all",
+    "impatient-at-once",
 ];
 
 /// Those of the database group.

@@ -17,6 +17,7 @@ pub use view::{Elected, RaftView};
 use crate::identity::{Identity, Place};
 use crate::log_store::LogStore;
 use crate::network::{Factory, Kind, Lane, Peers, serve};
+use crate::profile::{Change, Kept, Profile};
 use crate::quiet::Quiet;
 use crate::state::{Applied, ClusterState, Command};
 use crate::state_machine::StateMachine;
@@ -52,7 +53,8 @@ pub struct Config {
     pub spool_address: String,
     pub console_address: String,
     pub gate_address: String,
-    pub timings: Timings,
+    /// With which timings a cluster that it makes begins; also those of a node whose place names none.
+    pub profile: Profile,
 }
 
 /// Handler of custom calls: (peer, kind, body).
@@ -64,6 +66,8 @@ type TheRaft = Raft<TypeConfig, StateMachine>;
 pub(crate) struct Inner {
     config: Config,
     id: u64,
+    /// With which timings Raft was started here.
+    patience: Profile,
     raft: TheRaft,
     peers: Arc<Peers>,
     store: LogStore,
@@ -125,8 +129,9 @@ impl RaftNode {
         let server_config = crate::tls::server(&identity)?;
         let mut identity = identity;
         identity.place = Some(place.clone());
-        let peers = Arc::new(Peers::new(identity, state.clone()));
-        let raft_config = raft_config(&place.cluster, &config.timings);
+        let patience = place.profile.map_or(config.profile, |kept| kept.patience);
+        let peers = Arc::new(Peers::new(identity, state.clone(), patience));
+        let raft_config = raft_config(&place.cluster, &patience.timings());
         let raft_config = Arc::new(raft_config.validate().map_err(NodeError::raft)?);
         let raft: TheRaft =
             Raft::build(place.node, raft_config, Factory(Arc::clone(&peers)), store.clone(), machine)
@@ -141,9 +146,10 @@ impl RaftNode {
             .map_err(NodeError::raft)?;
         let sole = voters.is_empty() || voters == [place.node];
         let now = monotonic_ms();
-        let quiet = Quiet::new(now, config.timings.election_max_ms);
+        let quiet = Quiet::new(now, patience.timings().election_max_ms);
         let inner = Arc::new(Inner {
             id: place.node,
+            patience,
             raft,
             peers,
             store,
@@ -197,8 +203,17 @@ impl RaftNode {
             return Err(NodeError::HasCluster(place.cluster.clone()));
         }
         let (cluster, uuid) = (crate::identity::new_uuid()?, crate::identity::new_uuid()?);
-        let place =
-            Place { version: 1, node: FIRST_NODE, uuid, cluster, generation: 1, peers: BTreeMap::new() };
+        // The first step of what is agreed on.
+        let profile = Some(Kept { patience: config.profile, step: 1 });
+        let place = Place {
+            version: 1,
+            node: FIRST_NODE,
+            uuid,
+            cluster,
+            generation: 1,
+            peers: BTreeMap::new(),
+            profile,
+        };
         remove_log(&config)?;
         identity.make_cluster_key()?;
         let listener = TcpListener::bind(config.listen)
@@ -209,6 +224,7 @@ impl RaftNode {
         node.inner.raft.initialize(first).await.map_err(NodeError::raft)?;
         let begin = Command::Batch(vec![
             Command::InitCluster { uuid: place.cluster.clone(), name: cluster_name.to_owned() },
+            Command::Profile(Change::Formed(config.profile)),
             node.admission(&place.uuid, &identity.spki),
         ]);
         match node.propose(begin).await? {
@@ -257,6 +273,12 @@ impl RaftNode {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.inner.id
+    }
+
+    /// With which timings its Raft runs.
+    #[must_use]
+    pub fn patience(&self) -> Profile {
+        self.inner.patience()
     }
 
     /// What it was started with.

@@ -21,6 +21,7 @@ pub use shards::{Shard, Shards};
 
 use crate::database::Group;
 use crate::update::Rollout;
+use crate::profile::Agreed;
 use elpis_watch::{Database, Job, Map, Move, NodeId, Owner};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,9 @@ pub struct ClusterState {
     /// The last rollout of a newer image.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+    /// By which timings leases count and nodes run.
+    #[serde(default)]
+    pub profile: Agreed,
     pub joins: BTreeMap<String, JoinCode>,
     pub audit: Vec<AuditLine>,
     /// Oldest first.
@@ -153,6 +157,7 @@ impl Default for ClusterState {
             accounts: BTreeMap::new(),
             group: None,
             rollout: None,
+            profile: Agreed::default(),
             joins: BTreeMap::new(),
             audit: Vec::new(),
             failovers: Vec::new(),

@@ -58,6 +58,7 @@ async fn start_admitted(first: &RaftNode, config: Config) -> (RaftNode, Config) 
             cluster: state.uuid.clone(),
             generation: state.generation,
             peers,
+            profile: None,
         })
         .unwrap();
     let started = RaftNode::start(config.clone(), identity).await.unwrap();
@@ -183,6 +184,7 @@ async fn a_node_with_another_key_is_not_let_in() {
         cluster: state.uuid.clone(),
         generation: state.generation,
         peers,
+        profile: None,
     };
     stranger.settle(place).unwrap();
     let node = RaftNode::start(config, stranger).await.unwrap();

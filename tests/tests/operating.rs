@@ -1,10 +1,11 @@
-//! What an operator needs on a bad day, on a real cluster: more in the logs for a while, without a restart.
+//! What an operator needs on a bad day, on a real cluster: more in the logs for a while, without a restart; another timing
+//! profile while all works.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
 #[path = "support/dev.rs"]
 mod dev;
 
-use dev::Dev;
+use dev::{Dev, all_owned};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -73,4 +74,35 @@ fn a_log_level_changes_while_all_runs_and_goes_back_by_itself() {
     }
     let status: Value = dev.json(&["cluster", "status"]);
     assert_eq!(status["shards"]["owned"], status["shards"]["total"], "{status}");
+}
+
+#[test]
+fn the_timing_profile_changes_while_checks_run() {
+    let dev = Dev::up(&[]);
+    let port = dev.env("ELPIS_SINK").rsplit_once(':').unwrap().1.to_owned();
+    for number in 1..=10 {
+        dev.run(&["check", "add", &format!("tcp 127.1.0.{number}:{port}"), "--interval", "2"]);
+    }
+    let (named, said) = dev.command(&["cluster", "profile", "quick"]);
+    assert!(!named && said.contains("lan, safe, metro"), "{said}");
+    // To a slower one and to a quicker: every node agent starts anew, the work goes on.
+    for (profile, lease_ms) in [("metro", 3_000..=4_000), ("lan", 1..=1_500)] {
+        dev.run(&["cluster", "profile", profile]);
+        let what = format!("all run with {profile}");
+        let took = dev.until(&what, Duration::from_secs(120), &["cluster", "profile"], |seen| {
+            let with = |node: &Value| node["timing"]["runs"] == profile;
+            let settled = seen["profile"]["settled"] == true && seen["profile"]["claim"] == profile;
+            settled && seen["nodes"].as_array().unwrap().iter().all(with)
+        });
+        println!("{profile} after {took:?}");
+        dev.until("leases count by it", SOON, &["cluster", "status"], |status| {
+            let lease =
+                |node: &Value| node["lease_ms_left"].as_i64().is_some_and(|ms| lease_ms.contains(&ms));
+            let master = |node: &Value| node["name"] == status["master"];
+            let nodes = status["nodes"].as_array().unwrap();
+            all_owned(status) && nodes.iter().filter(|node| !master(node)).all(lease)
+        });
+    }
+    let report = dev.json(&["ledger", "check", "--to", "0s"]);
+    assert_eq!(report["recorded_twice"], 0, "{report}");
 }

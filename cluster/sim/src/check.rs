@@ -47,6 +47,8 @@ pub(crate) struct Check {
     pub(crate) acted: u64,
     pub(crate) moved: u64,
     pub(crate) deaths: u64,
+    pub(crate) profiles: u64,
+    pub(crate) anew: u64,
 }
 
 const KEPT: usize = 256;
@@ -100,6 +102,7 @@ impl World {
                 }
                 self.check.moved += changed(&before, &after) as u64;
             }
+            self.check.profiles += u64::from(before.profile != after.profile);
             self.check.deaths += u64::from(deaths(&proposal.0) && done.is_ok());
         }
         self.orphans(entry.log_id.leader_id.term, index, &after);
@@ -187,6 +190,15 @@ impl World {
         }
         for one in wrong {
             self.violation(one);
+        }
+    }
+
+    /// A leader claims by a profile for which a member has no patience.
+    pub(crate) fn breaks_claim(&mut self, node: NodeId, claim: &str, least: &str) {
+        if !self.clocks_stood() {
+            self.violation(format!(
+                "node {node} claims by {claim} while a member has the patience of {least}"
+            ));
         }
     }
 

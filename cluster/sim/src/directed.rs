@@ -159,8 +159,8 @@ async fn promise_and_restart(group: &Group) {
     let Some(at) = leader(&group.hosts) else { return };
     let Some(node) = running(at) else { return };
     let lease = u64::try_from(node.lease_timings().lease_ms).unwrap_or(1500);
+    let longest = node.patience.timings().election_max_ms;
     drop(node);
-    let longest = group.timing.raft.election_max_ms;
     let voters: Vec<usize> = group.voters.iter().copied().filter(|b| *b != at).collect();
     // With three voters one follower makes the majority, with five two do.
     let (near, far) = voters.split_at(voters.len() / 2);

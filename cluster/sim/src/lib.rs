@@ -19,8 +19,9 @@ mod server;
 mod state;
 mod world;
 
+use elpis_cluster::profile::{Change, Kept, Profile};
 use elpis_cluster::state::{Applied, Command, Secret};
-use elpis_cluster::types::{Config, FIRST_NODE, Outcome, Proposal, Timings};
+use elpis_cluster::types::{Config, FIRST_NODE, Outcome, Proposal};
 use futures_util::future::BoxFuture;
 use node::running;
 use openraft::{AsyncRuntime, BasicNode, ChangeMembers};
@@ -60,7 +61,8 @@ impl Config for SimConfig {
 /// How the group of a seed is set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
-    pub(crate) raft: Timings,
+    /// With which the cluster is made.
+    pub(crate) profile: Profile,
     pub(crate) snapshot_after: u64,
 }
 
@@ -101,6 +103,8 @@ pub struct Report {
     pub recorded: u64,
     /// Writes the fence refused.
     pub fenced: u64,
+    /// Changes of the profile, and how often nodes started anew for one.
+    pub profiles: (u64, u64),
     /// Virtual time from the last fault's end until all was well.
     pub healed_ms: u64,
 }
@@ -110,7 +114,7 @@ impl std::fmt::Display for Report {
         write!(
             f,
             "seed {}: {} virtual s, {} faults, {} entries, {} leaders, {} deaths, {} shards changed owner, {} probes, \
-             {} results, {} fenced, healed in {} ms, trace {:016x}",
+             {} results, {} fenced, {} steps of the profile, {} starts for them, healed in {} ms, trace {:016x}",
             self.seed,
             self.virtual_ms / 1000,
             self.faults,
@@ -121,6 +125,8 @@ impl std::fmt::Display for Report {
             self.acted,
             self.recorded,
             self.fenced,
+            self.profiles.0,
+            self.profiles.1,
             self.healed_ms,
             self.trace
         )?;
@@ -153,6 +159,7 @@ pub fn run(seed: u64, verbose: bool) -> Report {
         acted: world.check.acted,
         recorded: world.db.recorded,
         fenced: world.db.fenced,
+        profiles: (world.check.profiles, world.check.anew),
         healed_ms,
     }
 }
@@ -180,17 +187,17 @@ const HEAL_MS: u64 = 15_000;
 
 async fn life() -> u64 {
     let group = world(|w| {
-        let raft = match w.rng.between(0, 3) {
-            0 => Timings::SAFE,
-            1 => Timings::METRO,
-            _ => Timings::LAN,
+        let profile = match w.rng.between(0, 3) {
+            0 => Profile::Safe,
+            1 => Profile::Metro,
+            _ => Profile::Lan,
         };
         let snapshot_after = w.rng.between(20, 150);
         // Half of the groups are of three, as most clusters are.
         let count: u64 = w.rng.pick(&[3, 3, 4, 5]).unwrap_or(3);
         let voters = if count == 5 && w.rng.chance(50) { 5 } else { 3 };
         let hosts: Vec<usize> = (1..=usize::try_from(count).unwrap_or(3)).collect();
-        Group { timing: Timing { raft, snapshot_after }, voters: hosts[..voters].to_vec(), hosts }
+        Group { timing: Timing { profile, snapshot_after }, voters: hosts[..voters].to_vec(), hosts }
     });
     world(|w| w.voters = group.voters.clone());
     spawn_at(0, watch());
@@ -204,6 +211,10 @@ async fn life() -> u64 {
     }
     world(|w| w.note(|| format!("faults begin: {group:?}")));
     spawn_at(0, clients(group.hosts.clone()));
+    // In half of the seeds the profile changes while faults go on.
+    if world(|w| w.rng.chance(50)) {
+        spawn_at(0, profiles(group.hosts.clone()));
+    }
     faults::run(&group, virtual_ms() + FAULTS_MS).await;
     faults::heal(&group).await;
     let healing = virtual_ms();
@@ -258,7 +269,8 @@ fn admission(at: usize) -> Command {
 
 /// Makes the cluster as the product does.
 async fn form(group: &Group) -> Result<(), String> {
-    node::host(1, |host| host.id = FIRST_NODE);
+    let kept = Some(Kept { patience: group.timing.profile, step: 1 });
+    node::host(1, |host| (host.id, host.kept) = (FIRST_NODE, kept));
     world(|w| w.hosts.insert(FIRST_NODE, 1));
     node::start(1, group.timing);
     let first = loop {
@@ -273,7 +285,9 @@ async fn form(group: &Group) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let members = BTreeMap::from([(FIRST_NODE, BasicNode::new("host-1:1"))]);
     first.raft.initialize(members).await.map_err(|e| text(&e))?;
-    let begin = vec![Command::InitCluster { uuid: "u".to_owned(), name: "sim".to_owned() }, admission(1)];
+    let formed = Command::Profile(Change::Formed(group.timing.profile));
+    let begin =
+        vec![Command::InitCluster { uuid: "u".to_owned(), name: "sim".to_owned() }, formed, admission(1)];
     let mut begun = None;
     for _ in 0..50 {
         sleep_ms(100).await;
@@ -289,7 +303,7 @@ async fn form(group: &Group) -> Result<(), String> {
         let Outcome(Some(Ok(Applied::Admitted(id)))) = written.data else {
             return Err(format!("a node is not admitted: {:?}", written.data));
         };
-        node::host(at, |host| host.id = id);
+        node::host(at, |host| (host.id, host.kept) = (id, kept));
         world(|w| w.hosts.insert(id, at));
         node::start(at, group.timing);
         first
@@ -313,6 +327,21 @@ async fn form(group: &Group) -> Result<(), String> {
     };
     first.write(database).await.ok_or("the database is not set")?;
     Ok(())
+}
+
+/// An operator changes the profile now and then, sometimes before the last change is done.
+async fn profiles(hosts: Vec<usize>) {
+    loop {
+        let (wait, profile) = world(|w| (w.rng.between(3000, 40_000), w.rng.pick(&Profile::ALL)));
+        sleep_ms(wait).await;
+        let Some(profile) = profile.filter(|_| !world(|w| w.calm)) else { return };
+        let Some(node) = leader(&hosts).and_then(running) else { continue };
+        let ordered = Command::Profile(Change::Wanted(profile));
+        spawn_at(node.place, {
+            let node = std::sync::Arc::clone(&node);
+            async move { drop(node.write(ordered).await) }
+        });
+    }
 }
 
 /// Waits until one node leads, all live, every shard has an owner that may act, and all have applied the same.

@@ -9,8 +9,9 @@ use crate::state::Checked;
 use crate::world::{HOSTS, world};
 use crate::{SimConfig, Timing};
 use elpis_cluster::leader::{Leader, Now};
-use elpis_cluster::lease::{Grant, Holder, LeaseTimings, Renewal, VERSION};
+use elpis_cluster::lease::{Grant, Granter, Holder, LeaseTimings, Renewal, VERSION};
 use elpis_cluster::log_store::LogStore;
+use elpis_cluster::profile::{self, Profile, Shown};
 use elpis_cluster::quiet::Quiet;
 use elpis_cluster::raft_node::{Elected, RaftView, raft_config};
 use elpis_cluster::state::{ClusterState, Command};
@@ -43,6 +44,8 @@ pub(crate) struct Host {
     pub(crate) agent_place: u64,
     pub(crate) server_place: u64,
     pub(crate) up: bool,
+    /// What its `node.json` says of the profile.
+    pub(crate) kept: Option<profile::Kept>,
 }
 
 thread_local! {
@@ -74,7 +77,8 @@ pub(crate) struct Node {
     store: LogStore<SimConfig>,
     state: watch::Receiver<Arc<ClusterState>>,
     changed: Arc<Notify>,
-    timings: LeaseTimings,
+    pub(crate) patience: Profile,
+    timing: Timing,
     quiet: Quiet,
     sole: bool,
     kept: Mutex<Kept>,
@@ -150,10 +154,11 @@ impl Node {
         let (machine, state) = StateMachine::open(store.clone()).await?;
         let changed = Arc::new(Notify::new());
         let machine = Checked::new(machine, at, state.clone(), Arc::clone(&changed));
+        let patience = host(at, |host| host.kept).map_or(timing.profile, |kept| kept.patience);
         let config = openraft::Config {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_after),
             max_in_snapshot_log_to_keep: 10,
-            ..raft_config("sim", &timing.raft)
+            ..raft_config("sim", &patience.timings())
         };
         let config = Arc::new(config.validate().map_err(std::io::Error::other)?);
         let raft = TheRaft::build(id, config, Factory, store.clone(), machine)
@@ -161,11 +166,10 @@ impl Node {
             .map_err(std::io::Error::other)?;
         raft.runtime_config().elect(false);
         raft.run();
-        let quiet = Quiet::new(boot_ms(), timing.raft.election_max_ms);
-        let timings = LeaseTimings::of(&timing.raft);
+        let quiet = Quiet::new(boot_ms(), patience.timings().election_max_ms);
         let kept = Kept {
-            holder: Holder::new(timings),
-            leader: Leader::new(id, timings),
+            holder: Holder::new(LeaseTimings::of(patience)),
+            leader: Leader::new(id, patience),
             elected: None,
             transferring: 0,
             caught_up_at: None,
@@ -180,7 +184,8 @@ impl Node {
             store,
             state,
             changed,
-            timings,
+            patience,
+            timing,
             quiet,
             sole,
             kept: Mutex::new(kept),
@@ -277,22 +282,25 @@ impl Node {
             let mine = mine.filter(|one| acked.get(&one.shard).is_some_and(|epoch| *epoch >= one.epoch));
             mine.map(|one| (one.shard, one.epoch)).collect()
         });
+        let step = host(self.host, |host| host.kept).map_or(0, |kept| kept.step);
         let renewal = Renewal {
             version: VERSION,
             session: state.nodes.get(&self.id).map_or(0, |node| node.session),
             applied_index: view.applied_index,
             unix_ms: world(|w| w.unix_ms(self.host)),
             released,
+            shown: Some(Shown { patience: self.patience, step }),
             ..Renewal::default()
         };
         let (me, to) = (self.id, world(|w| w.hosts.get(&leader).copied().unwrap_or(0)));
         let sent = boot_ms();
         let answer = call(to, CALL, move |node| async move { Ok(node.renewal(me, &renewal)) }).await;
-        let Ok((grant, leader_applied)) = answer else { return };
+        let Ok((grant, leader_applied, anew)) = answer else { return };
         let view = self.view();
         if grant.term < view.term {
             return;
         }
+        self.start_anew(anew);
         let mut kept = self.kept();
         if grant.cluster_now_ms > 0 {
             let offset = grant.cluster_now_ms - (sent + (boot_ms() - sent) / 2);
@@ -312,16 +320,56 @@ impl Node {
         self.changed.notify_one();
     }
 
-    fn renewal(&self, from: NodeId, renewal: &Renewal) -> (Grant, u64) {
+    /// Its turn came, for another profile.
+    fn start_anew(&self, anew: bool) {
+        let kept = host(self.host, |host| host.kept);
+        if !anew || kept.is_none_or(|kept| kept.patience == self.patience) || world(|w| w.calm) {
+            return;
+        }
+        let (at, agent, timing) = (self.host, self.place, self.timing);
+        spawn_at(0, async move {
+            if host(at, |host| !host.up || host.agent_place != agent) {
+                return;
+            }
+            world(|w| w.check.anew += 1);
+            crash(at, false);
+            sleep_ms(300).await;
+            if !host(at, |host| host.up) {
+                start(at, timing);
+            }
+        });
+    }
+
+    /// No leader that may grant claims more than any member is patient for, by what it runs with and would start with.
+    fn check_claim(&self, view: &RaftView, state: &ClusterState) {
+        let claim = state.profile.claims(self.patience);
+        let mut granter = Granter::new(LeaseTimings::of(self.patience));
+        granter.claims(LeaseTimings::of(claim));
+        if granter.may_grant(view, self.boot_ms()).is_err() {
+            return;
+        }
+        let kept = (1..HOSTS).filter_map(|at| host(at, |host| host.kept)).map(|kept| kept.patience);
+        let runs = (1..HOSTS).filter_map(running).map(|node| node.patience);
+        let least = kept.chain(runs).min();
+        if least.is_some_and(|least| claim > least) {
+            let id = self.id;
+            world(|w| w.breaks_claim(id, claim.name(), least.map_or("none", Profile::name)));
+        }
+    }
+
+    fn renewal(&self, from: NodeId, renewal: &Renewal) -> (Grant, u64, bool) {
         let view = self.view();
         if !view.is_leader {
             let grant = Grant { version: VERSION, term: view.term, ..Grant::default() };
-            return (grant, view.applied_index);
+            return (grant, view.applied_index, false);
         }
         let state = self.state();
         let (boot_ms, unix_ms) = (self.boot_ms(), world(|w| w.unix_ms(self.host)));
         let now = Now { boot_ms, unix_ms, view: &view, state: &state };
-        (self.kept().leader.renewal(from, renewal, &now), view.applied_index)
+        let leader = &mut self.kept().leader;
+        let grant = leader.renewal(from, renewal, &now);
+        let anew = grant.refused.is_empty() && leader.turn(&now) == Some(from);
+        (grant, view.applied_index, anew)
     }
 
     /// Tells the server of the lease and of the map.
@@ -331,8 +379,10 @@ impl Node {
             let state = self.state();
             let standing = state.nodes.get(&self.id);
             let session = standing.filter(|node| node.live()).map(|node| node.session);
+            host(self.host, |host| host.kept = profile::Kept::after(host.kept, &state.profile).or(host.kept));
             let lease = {
                 let mut kept = self.kept();
+                kept.holder.claims(LeaseTimings::of(state.profile.claims(self.patience)));
                 let mut held = kept.holder.lease(&view, session);
                 let behind = !view.is_leader && kept.caught_up_at.is_none_or(|at| view.applied_index < at);
                 if behind || kept.offset_ms.is_none() {
@@ -363,7 +413,15 @@ impl Node {
             let state = self.state();
             let (boot_ms, unix_ms) = (boot_ms(), world(|w| w.unix_ms(self.host)));
             let now = Now { boot_ms, unix_ms, view: &view, state: &state };
-            let command = self.kept().leader.tick(&now);
+            self.check_claim(&view, &state);
+            let (command, hands_over) = {
+                let leader = &mut self.kept().leader;
+                (leader.tick(&now), leader.hands_over(&now))
+            };
+            if let Some(to) = view.voters.iter().find(|to| hands_over && **to != self.id && state.live(**to))
+            {
+                self.transfer(*to).await;
+            }
             let Some(command) = command else { continue };
             self.kept().proposing = true;
             let node = Arc::clone(&self);
@@ -397,6 +455,6 @@ impl Node {
     }
 
     pub(crate) fn lease_timings(&self) -> LeaseTimings {
-        self.timings
+        LeaseTimings::of(self.patience)
     }
 }

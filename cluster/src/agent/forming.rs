@@ -1,10 +1,10 @@
 //! Making a cluster and joining one, asked for over `node.sock`.
 
 use super::sock::No;
-use super::{Agent, locked, orders};
+use super::{Agent, locked, orders, timing};
 use crate::bootstrap::{self, Progress};
 use crate::identity::Identity;
-use crate::raft_node::RaftNode;
+use crate::raft_node::{self, RaftNode};
 use crate::types::monotonic_ms;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,7 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
     if init.name.trim().is_empty() {
         return Err(No::bad("a cluster has a name; give one"));
     }
+    let config = raft_node::Config { profile: timing::choose(agent).await, ..agent.config.raft.clone() };
     let Ok(mut identity) = agent.identity.try_lock() else { return Err(busy()) };
     if init.managed.is_some() {
         orders::may_manage(agent, init.database.is_some())?;
@@ -70,7 +71,7 @@ pub(super) async fn init(agent: &Arc<Agent>, init: Init) -> Result<Made, No> {
     if let Some(endpoint) = &init.database {
         orders::try_database(agent, endpoint).await?;
     }
-    let node = RaftNode::init_cluster(agent.config.raft.clone(), &mut identity, &init.name).await?;
+    let node = RaftNode::init_cluster(config, &mut identity, &init.name).await?;
     let made = Made { node: node.id(), cluster: node.state().borrow().uuid.clone() };
     agent.enter(node, &identity);
     drop(identity);

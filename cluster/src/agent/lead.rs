@@ -10,7 +10,9 @@ use super::messages::{
 use super::{Agent, locked, logs, majority, update};
 use crate::database::Seen as Position;
 use crate::leader::{Leader, Now};
-use crate::lease::{Grant, LeaseTimings};
+use crate::lease::Grant;
+use crate::profile::Profile;
+use crate::profile::margins::Margins;
 use crate::raft_node::NodeError;
 use crate::state::{Command, Failover};
 use crate::types::{boot_ms, unix_ms};
@@ -36,7 +38,7 @@ const TRANSFER_MS: i64 = 5000;
 #[derive(Debug)]
 pub(super) struct Leading {
     leader: Mutex<Option<Leader>>,
-    timings: LeaseTimings,
+    patience: Profile,
     /// Services and clock skew as the last renewals told them.
     heard: Mutex<BTreeMap<NodeId, Heard>>,
     /// Failovers whose first result is awaited: (node, at_ms) -> map revision under which it must be stored.
@@ -64,13 +66,14 @@ struct Updates {
 struct Heard {
     services: BTreeMap<String, String>,
     skew_ms: i64,
+    margins: Option<Margins>,
 }
 
 impl Leading {
-    pub(super) fn new(timings: LeaseTimings) -> Leading {
+    pub(super) fn new(patience: Profile) -> Leading {
         Leading {
             leader: Mutex::default(),
-            timings,
+            patience,
             heard: Mutex::default(),
             awaited: Mutex::default(),
             proposing: AtomicBool::new(false),
@@ -85,7 +88,7 @@ impl Leading {
 
     /// Asks or tells the pure leader.
     fn with<T>(&self, me: NodeId, work: impl FnOnce(&mut Leader) -> T) -> T {
-        work(locked(&self.leader).get_or_insert_with(|| Leader::new(me, self.timings)))
+        work(locked(&self.leader).get_or_insert_with(|| Leader::new(me, self.patience)))
     }
 }
 
@@ -169,6 +172,7 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
     let heard = Heard {
         services: services.map(|(role, state)| (short(role), short(state))).collect(),
         skew_ms: renew.renewal.unix_ms.saturating_sub(grant.cluster_now_ms),
+        margins: renew.margins,
     };
     if state.nodes.contains_key(&peer) {
         locked(&leading.heard).insert(peer, heard);
@@ -198,13 +202,10 @@ fn renewal(agent: &Arc<Agent>, member: &Arc<Member>, peer: NodeId, renew: Renew)
         group::plan(agent, member, &view, &state, moment);
         database = leading.group.order(peer);
     }
-    Renewed {
-        grant,
-        applied_index: view.applied_index,
-        database,
-        positions: member.positions(&state),
-        update,
-    }
+    let anew =
+        grant.refused.is_empty() && leading.with(member.id(), |leader| leader.turn(&now)) == Some(peer);
+    let positions = member.positions(&state);
+    Renewed { grant, applied_index: view.applied_index, database, positions, update, anew }
 }
 
 fn short(text: &str) -> String {
@@ -225,6 +226,7 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
     let mut warnings = Vec::new();
     let (cluster_now_ms, nodes) = member.leading.with(member.id(), |leader| {
         let holders = leader.holders(&now);
+        let shown = leader.shown(&now);
         let mut nodes = BTreeMap::new();
         for (id, node) in state.members() {
             let heard = heard.get(&id).cloned().unwrap_or_default();
@@ -240,7 +242,14 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
             let unfit = leader.unfit(id).to_owned();
             nodes.insert(
                 id,
-                NodeKnowledge { lease_ms_left, services: heard.services, unfit, skew_ms: heard.skew_ms },
+                NodeKnowledge {
+                    lease_ms_left,
+                    services: heard.services,
+                    unfit,
+                    skew_ms: heard.skew_ms,
+                    shown: shown.get(&id).copied(),
+                    margins: heard.margins,
+                },
             );
         }
         (leader.cluster_now_ms(&now), nodes)
@@ -403,7 +412,8 @@ fn transfer(agent: &Agent, member: &Arc<Member>, now: &Now<'_>) {
     let me = member.id();
     let drains = now.state.nodes.get(&me).is_some_and(|node| node.draining);
     let owns = now.state.shards.iter().any(|shard| shard.owner == me || shard.to.is_some());
-    let yields = (drains && !owns) || member.leading.with(me, |leader| leader.must_yield());
+    let yields =
+        (drains && !owns) || member.leading.with(me, |leader| leader.must_yield() || leader.hands_over(now));
     let tried = &member.leading.transferred;
     if !yields || now.view.transferring || now.boot_ms - tried.load(Ordering::SeqCst) < TRANSFER_MS {
         return;
@@ -415,7 +425,10 @@ fn transfer(agent: &Agent, member: &Arc<Member>, now: &Now<'_>) {
     let member = Arc::clone(member);
     agent.tasks.spawn(async move {
         match member.node.transfer_leader(to).await {
-            Ok(()) => tracing::info!(to, "this node drains or cannot work: leadership given away"),
+            Ok(()) => tracing::info!(
+                to,
+                "this node drains, cannot work or has to start anew: leadership given away"
+            ),
             Err(error) => tracing::info!(to, %error, "leadership not given away yet"),
         }
     });

@@ -5,6 +5,7 @@ use crate::database::Seen;
 use crate::identity::Identity;
 use crate::key::ClusterKey;
 use crate::lease::{Grant, Holder, LeaseTimings};
+use crate::profile::{Kept, Shown};
 use crate::raft_node::RaftNode;
 use crate::state::ClusterState;
 use crate::types::{boot_ms, unix_ms};
@@ -55,16 +56,18 @@ pub(super) struct Member {
     pub(super) look: Mutex<Option<super::majority::Look>>,
     pub(super) desk: super::database::Desk,
     pub(super) leading: super::lead::Leading,
+    /// What its `node.json` says of the profile.
+    kept: Mutex<Option<Kept>>,
 }
 
 impl Member {
     pub(super) fn new(node: RaftNode, config: &AgentConfig, identity: &Identity) -> Member {
         let place = identity.place.as_ref();
-        let timings = LeaseTimings::of(&config.raft.timings);
+        let patience = node.patience();
         Member {
             cluster: place.map(|place| place.cluster.clone()).unwrap_or_default(),
             generation: place.map_or(0, |place| place.generation),
-            holder: Mutex::new(Holder::new(timings)),
+            holder: Mutex::new(Holder::new(LeaseTimings::of(patience))),
             offset_ms: Mutex::default(),
             lease: watch::Sender::new(Lease::default()),
             caught_up_at: Mutex::default(),
@@ -79,9 +82,26 @@ impl Member {
             began_boot_ms: boot_ms(),
             look: Mutex::default(),
             desk: super::database::Desk::default(),
-            leading: super::lead::Leading::new(timings),
+            leading: super::lead::Leading::new(patience),
+            kept: Mutex::new(place.and_then(|place| place.profile)),
             node,
         }
+    }
+
+    /// What is kept of the profile.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        *locked(&self.kept)
+    }
+
+    pub(super) fn keeps(&self, next: Kept) {
+        *locked(&self.kept) = Some(next);
+        self.renew_now.notify_one();
+    }
+
+    /// With which profile this node runs, and what it has kept.
+    pub(super) fn shown(&self) -> Shown {
+        let step = self.kept().map_or(0, |kept| kept.step);
+        Shown { patience: self.node.patience(), step }
     }
 
     /// A copy stood there; what was seen later counts.
@@ -166,7 +186,12 @@ impl Member {
         let state = self.state();
         let standing = state.nodes.get(&self.id());
         let session = standing.filter(|node| node.live()).map(|node| node.session);
-        let mut held = locked(&self.holder).lease(&view, session);
+        let claim = state.profile.claims(self.node.patience());
+        let mut held = {
+            let mut holder = locked(&self.holder);
+            holder.claims(LeaseTimings::of(claim));
+            holder.lease(&view, session)
+        };
         let caught_up =
             view.is_leader || locked(&self.caught_up_at).is_some_and(|at| view.applied_index >= at);
         let offset_ms = self.offset_ms();

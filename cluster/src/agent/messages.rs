@@ -5,6 +5,8 @@
 use crate::database::{Applied, Disks, Order, Report, Seen, Wait};
 use crate::lease::{Grant, Renewal};
 use crate::update;
+use crate::profile::Shown;
+use crate::profile::margins::Margins;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +49,9 @@ pub struct Renew {
     /// Its versions, where the cluster updates it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<update::Seen>,
+    /// What the machine leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margins: Option<Margins>,
 }
 
 /// What the supervisor of a node's database server tells.
@@ -91,6 +96,9 @@ pub struct Renewed {
     /// What it is to do with an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<update::Order>,
+    /// It is this node's turn to start anew, for another profile.
+    #[serde(default)]
+    pub anew: bool,
 }
 
 /// Order to a node's log, or without directives the question how it stands. Also the body of `POST /v1/log`.
@@ -192,4 +200,9 @@ pub struct NodeKnowledge {
     /// Its wall clock minus cluster time.
     #[serde(default)]
     pub skew_ms: i64,
+    /// With which profile it runs, and what its machine leaves.
+    #[serde(default)]
+    pub shown: Option<Shown>,
+    #[serde(default)]
+    pub margins: Option<Margins>,
 }

@@ -2,11 +2,12 @@
 
 use super::member::Member;
 use super::messages::{RENEW, Renew, Renewed};
-use super::{Agent, locked};
+use super::{Agent, locked, timing};
 use crate::lease::{Renewal, VERSION};
+use crate::profile::margins::What;
 use crate::raft_node::RaftView;
 use crate::state::MAX_NODES;
-use crate::types::{boot_ms, unix_ms};
+use crate::types::{boot_ms, monotonic_ms, unix_ms};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -58,7 +59,14 @@ async fn once(agent: &Agent, member: &Member) {
             if answer.grant.refused.is_empty() {
                 answer.positions.iter().take(MAX_NODES).for_each(|(node, seen)| member.seen(*node, *seen));
             }
+            if leader != member.id() {
+                let now = monotonic_ms();
+                locked(&agent.gauge).add(now, What::Trip, boot_ms() - sent);
+            }
             member.answered(sent, &answer.grant, answer.applied_index);
+            if answer.anew {
+                timing::start_anew(agent, member);
+            }
             if let Some(order) = answer.database {
                 member.desk.obey(answer.grant.term, &order);
             }
@@ -100,10 +108,12 @@ fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
             stored_ms,
             stored_revision,
             keeps_addresses: registry.keeps_addresses(now),
+            shown: Some(member.shown()),
         },
         services: registry.services(now),
         database: member.desk.report(view.term),
         update: agent.shelf.seen(),
+        margins: Some(timing::margins(agent)),
     }
 }
 

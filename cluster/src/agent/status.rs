@@ -9,7 +9,9 @@ pub use update::{UpdateLine, UpdateNode};
 use super::member::Member;
 use super::messages::{Ask, Knowledge, STATUS, VERSION};
 use super::sock::No;
-use super::{Agent, MajorityLine, WaitLine, accounts, adopt, lead, locked, majority};
+use super::{
+    Agent, MajorityLine, MarginsLine, ProfileLine, WaitLine, accounts, adopt, lead, locked, majority, timing,
+};
 use crate::database::Moved;
 use crate::raft_node::RaftView;
 use crate::state::{ClusterState, MANAGED, NodeState};
@@ -48,6 +50,9 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub majority: Option<MajorityLine>,
     pub nodes: Vec<NodeLine>,
+    /// How quickly a silent node is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileLine>,
     pub shards: Shards,
     /// Grows with every change of who owns what.
     pub revision: u64,
@@ -97,6 +102,9 @@ pub struct NodeLine {
     /// The disk of that copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskLine>,
+    /// The profile that it runs with, and what its machine leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<MarginsLine>,
 }
 
 /// A change of the database's primary; times in milliseconds since the master began it, `at` in Unix milliseconds.
@@ -275,6 +283,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
                 disk: of_all
                     .and_then(|known| known.database.get(&id))
                     .and_then(|known| disk::line(state, &known.disks)),
+                timing: timing::of_node(known.shown, known.margins),
             }
         })
         .collect();
@@ -282,6 +291,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
     let (can_lose, reason) = can_lose(state, view, known);
     let mut warnings = known.map(|known| known.warnings.clone()).unwrap_or_default();
     warnings.extend(known.map(|known| disk::warnings(state, known)).unwrap_or_default());
+    warnings.extend(known.map(|known| timing::warnings(state, known)).unwrap_or_default());
     let database = state.database.as_ref().map(|named| database(state, named, known));
     if let Some(database) = &database {
         let Accounts { made, wanted, error } = &database.accounts;
@@ -304,6 +314,7 @@ fn of_cluster(state: &ClusterState, view: &RaftView, known: Option<&Knowledge>, 
         term: view.term,
         can_lose,
         reason,
+        profile: Some(timing::line(state, known)),
         shards: Shards {
             total: SHARDS,
             owned: state.shards.iter().filter(|shard| shard.owner != 0 && holds(shard.owner)).count(),
@@ -499,6 +510,22 @@ pub(super) fn metrics(agent: &Agent) -> String {
     line("lease_ms_left", "", (member.publish().until_boot_ms - boot_ms()).max(0));
     line("session", "", number(state.nodes.get(&member.id()).map_or(0, |node| node.session)));
     line("shards_owned", "", i64::try_from(state.owned(member.id())).unwrap_or(i64::MAX));
+    let margins = timing::margins(agent);
+    for (what, ms) in [
+        ("stall_max", Some(margins.stall_max_ms)),
+        ("stall_p999", Some(margins.stall_p999_ms)),
+        ("sync_p99", margins.sync_p99_ms),
+        ("trip_p99", margins.trip_p99_ms),
+    ] {
+        if let Some(ms) = ms {
+            line(&format!("margin_{what}_ms"), "", i64::from(ms));
+        }
+    }
+    for (part, profile) in
+        [("wanted", state.profile.wanted), ("claim", state.profile.claim), ("runs", member.node.patience())]
+    {
+        line("profile", &format!("{{part=\"{part}\",profile=\"{profile}\"}}"), 1);
+    }
     line("moves", "", i64::try_from(state.moves().count()).unwrap_or(i64::MAX));
     if let Some(told) = member.desk.told() {
         for (name, labels, value) in disk::figures(&state, &told.disks) {

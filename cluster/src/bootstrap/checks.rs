@@ -71,6 +71,11 @@ pub(super) fn reasons(state: &ClusterState, found: &Found<'_>) -> Vec<String> {
             env!("CARGO_PKG_VERSION")
         ));
     }
+    if !request.profiles && state.profile.step > 0 {
+        reasons.push(
+            "the program of the new node is too old to know the timings that the cluster agreed on; update it".to_owned(),
+        );
+    }
     if let Some(why) = &found.unreachable {
         reasons.push(why.clone());
     }

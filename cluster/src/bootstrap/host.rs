@@ -7,6 +7,7 @@ use super::{JoinError, TRIES};
 use crate::identity::{Peer, spki_pin};
 use crate::key::ClusterKey;
 use crate::network::GREETING_MAX;
+use crate::profile::{Agreed, Kept, Profile};
 use crate::raft_node::{Inner, NodeError};
 use crate::state::{ClusterState, Command, JoinCode, Secret};
 use crate::tls;
@@ -115,10 +116,17 @@ async fn talk(
         cluster: state.uuid.clone(),
         generation: state.generation,
         peers: peers(&state, node, inner.leader()),
+        profile: Some(newcomers(&state.profile, inner.patience())),
         cluster_key: Secret(inner.identity().cluster_key.as_ref().map(ClusterKey::text).unwrap_or_default()),
     };
     send(stream, &admitted).await?;
     Ok(node)
+}
+
+/// What a newcomer runs with. Where nothing was agreed on, as its host does.
+fn newcomers(agreed: &Agreed, host: Profile) -> Kept {
+    let patience = if agreed.step == 0 { host } else { agreed.patience };
+    Kept { patience, step: agreed.step }
 }
 
 /// Finds the code that was proven, or counts a wrong try against every open one: a guess is aimed at them all.

@@ -113,6 +113,7 @@ pub async fn join(
         cluster: admitted.cluster,
         generation: admitted.generation,
         peers: admitted.peers,
+        profile: admitted.profile,
     };
     let node = RaftNode::start_new(config, identity, place, listener).await?;
     steps.begin(Step::Follow);
@@ -181,6 +182,7 @@ async fn talk<F: Fn(Progress)>(
         gate_address: config.gate_address.clone(),
         wall_ms: unix_ms(),
         reasons: reasons.to_vec(),
+        profiles: true,
     };
     send(&mut stream, &request).await?;
     let admitted: Admitted = receive(&mut stream, CHECKS).await?;

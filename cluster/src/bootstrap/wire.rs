@@ -4,6 +4,7 @@
 use super::JoinError;
 use crate::identity::Peer;
 use crate::network::{GREETING_MAX, Kind, read_frame, write_frame};
+use crate::profile::Kept;
 use crate::state::Secret;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -45,6 +46,9 @@ pub(super) struct Request {
     pub(super) wall_ms: i64,
     /// What is wrong on its side already: then it only asks for the other reasons.
     pub(super) reasons: Vec<String>,
+    /// Its program knows timing profiles.
+    #[serde(default)]
+    pub(super) profiles: bool,
 }
 
 /// The place of the joiner.
@@ -58,6 +62,9 @@ pub(super) struct Admitted {
     /// The cluster key; empty in a cluster that has none.
     #[serde(default)]
     pub(super) cluster_key: Secret,
+    /// With which timings it is to run, by a state that has it as a member.
+    #[serde(default)]
+    pub(super) profile: Option<Kept>,
 }
 
 pub(super) async fn send<S: AsyncWrite + Unpin, T: Serialize>(

@@ -1,6 +1,6 @@
 use super::*;
 
-const LAN: LeaseTimings = LeaseTimings { lease_ms: 1500, election_max_ms: 600, renew_ms: 200 };
+const LAN: Profile = Profile::Lan;
 
 /// A cluster in which node 2 leads and the test is Raft.
 struct World {
@@ -159,7 +159,7 @@ fn stuck(world: &mut World, id: NodeId, ms: i64, others: &[NodeId]) -> Vec<Comma
 fn an_unfit_node_that_does_not_release_loses_its_session() {
     let mut world = World::new(3);
     world.run(3_000, &[2, 3, 4]);
-    let done = stuck(&mut world, 3, UNFIT_MS + UNFIT_MOVE_MS + LAN.lease_ms + 500, &[2, 4]);
+    let done = stuck(&mut world, 3, UNFIT_MS + UNFIT_MOVE_MS + LeaseTimings::of(LAN).lease_ms + 500, &[2, 4]);
     assert_eq!(world.state.owned(3), 0, "{done:?}");
     assert_eq!(world.state.moves().count(), 0);
     assert!(

@@ -105,7 +105,7 @@ fn leading_replaces_what_was_granted() {
 
 proptest! {
     /// Whatever the delays and the rates of the clocks (500 ppm), a lease is over at its holder before the leader
-    /// says so.
+    /// says so; also while the claim changes up and down below the leader's patience.
     #[test]
     fn the_holder_stops_first(
         start in 0i64..1_000_000,
@@ -113,19 +113,24 @@ proptest! {
         ppm in -500i64..=500,
         rounds in 1usize..30,
         gap in 0i64..3_000,
+        claims in proptest::collection::vec(proptest::sample::select(Profile::ALL.to_vec()), 30),
+        patience in proptest::sample::select(Profile::ALL.to_vec()),
     ) {
         // True time runs with the leader's clock; the holder's differs by a rate and an offset.
         let holders = |at: i64| 77_000 + at + at * ppm / 1_000_000;
-        let (mut granter, mut holder) = (Granter::new(LAN), Holder::new(LAN));
+        let patience_of = LeaseTimings::of(patience);
+        let (mut granter, mut holder) = (Granter::new(patience_of), Holder::new(patience_of));
         let follower = RaftView { term: 3, ..RaftView::default() };
         let mut now = start;
-        for _ in 0..rounds {
+        for claim in claims.into_iter().take(rounds) {
+            granter.claims(LeaseTimings::of(claim.min(patience)));
             let view = leading(3, start, now);
             let sent = now;
             now += out;
             let view = RaftView { last_quorum_acked_boot_ms: Some(now), ..view };
             if granter.renew(3, &asks(1), up(1), &view, now).is_ok() {
-                let grant = Grant { version: VERSION, term: 3, session: 1, lease_ms: 1500, ..Grant::default() };
+                let lease_ms = granter.lease_ms();
+                let grant = Grant { version: VERSION, term: 3, session: 1, lease_ms, ..Grant::default() };
                 holder.granted(holders(sent), &grant, &follower);
             }
             now += gap;

@@ -5,6 +5,7 @@ mod relay;
 
 use super::{FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
 use crate::identity::{Identity, Peer};
+use crate::profile::{Greeting, Profile};
 use crate::recovery::GivenUp;
 use crate::state::{ClusterState, NodeState};
 use crate::tls;
@@ -58,6 +59,8 @@ type Slot = Arc<tokio::sync::Mutex<Link>>;
 pub struct Peers {
     identity: Identity,
     me: Hello,
+    /// With which timings Raft runs here.
+    patience: Profile,
     state: watch::Receiver<Arc<ClusterState>>,
     /// Bounded: members × lanes.
     slots: Mutex<HashMap<(u64, Lane), Slot>>,
@@ -70,7 +73,11 @@ pub struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(identity: Identity, state: watch::Receiver<Arc<ClusterState>>) -> Self {
+    pub(crate) fn new(
+        identity: Identity,
+        state: watch::Receiver<Arc<ClusterState>>,
+        patience: Profile,
+    ) -> Self {
         let me = match &identity.place {
             Some(place) => Hello {
                 protocol: PROTOCOL,
@@ -78,6 +85,7 @@ impl Peers {
                 generation: place.generation,
                 node: place.node,
                 boot_id: identity.boot_id.clone(),
+                profile: None,
             },
             None => Hello {
                 protocol: PROTOCOL,
@@ -85,11 +93,13 @@ impl Peers {
                 generation: 0,
                 node: 0,
                 boot_id: String::new(),
+                profile: None,
             },
         };
         Peers {
             identity,
             me,
+            patience,
             state,
             slots: Mutex::default(),
             relayed: Mutex::default(),
@@ -102,8 +112,10 @@ impl Peers {
         &self.identity
     }
 
-    pub(crate) fn me(&self) -> &Hello {
-        &self.me
+    /// How this node greets now.
+    pub(crate) fn me(&self) -> Hello {
+        let profile = Some(Greeting::new(self.patience, &self.state.borrow().profile));
+        Hello { profile, ..self.me.clone() }
     }
 
     /// The member with this key. What was learned at the join stands in for every node that the state does not know
@@ -142,17 +154,14 @@ impl Peers {
         let unreachable = |why: String| NetError::Unreachable { node, address: address.clone(), why };
         let config = tls::client(&self.identity, Some(&pin), tls::ALPN_PEER)
             .map_err(|e| unreachable(e.to_string()))?;
+        let me = self.me();
         let greet = async {
             let tcp = TcpStream::connect(&address).await?;
             tcp.set_nodelay(true)?;
             let name = ServerName::try_from("elpis").map_err(std::io::Error::other)?;
             let mut stream = TlsConnector::from(config).connect(name, tcp).await?;
-            write_frame(
-                &mut stream,
-                Kind::Hello,
-                &serde_json::to_vec(&self.me).map_err(std::io::Error::other)?,
-            )
-            .await?;
+            write_frame(&mut stream, Kind::Hello, &serde_json::to_vec(&me).map_err(std::io::Error::other)?)
+                .await?;
             let answer = read_frame(&mut stream, GREETING_MAX).await?;
             Ok::<_, std::io::Error>((stream, answer))
         };
@@ -163,11 +172,11 @@ impl Peers {
                 if hello.node != node {
                     return Err(unreachable(format!("node {} answers there", hello.node)));
                 }
-                if hello.is_later(&self.me) {
+                if hello.is_later(&me) {
                     let mark = GivenUp::new(hello.cluster.clone(), hello.generation, node);
                     self.newer.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(mark);
                 }
-                match hello.misfit(&self.me) {
+                match hello.misfit(&me) {
                     Some(why) => Err(NetError::Refused { node, why }),
                     None => Ok(stream),
                 }
@@ -403,14 +412,21 @@ mod tests {
         let mut identity = Identity::open(folder.path()).unwrap();
         let peer = |spki: &str| Peer { spki: spki.to_owned(), address: String::new() };
         let peers = BTreeMap::from([(2, peer("first")), (5, peer("later"))]);
-        let place =
-            Place { version: 1, node: 9, uuid: "u".into(), cluster: "c".into(), generation: 1, peers };
+        let place = Place {
+            version: 1,
+            node: 9,
+            uuid: "u".into(),
+            cluster: "c".into(),
+            generation: 1,
+            peers,
+            profile: None,
+        };
         identity.settle(place).unwrap();
         let mut state = ClusterState::default();
         state.apply(1, &Command::InitCluster { uuid: "c".into(), name: "c".into() }).unwrap();
         state.apply(2, &admit("first")).unwrap();
         let (sender, receiver) = watch::channel(Arc::new(state.clone()));
-        let peers = Peers::new(identity, receiver);
+        let peers = Peers::new(identity, receiver, Profile::Lan);
         assert_eq!(peers.pinned("first"), Some(2));
         assert_eq!(peers.pinned("later"), Some(5), "admitted by an entry that is not applied here yet");
         assert_eq!(peers.pinned("stranger"), None);

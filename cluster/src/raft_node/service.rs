@@ -31,7 +31,7 @@ impl Service for Inner {
     fn turn_away(&self, hello: &[u8], former: u64) -> Result<Vec<u8>, String> {
         let me = self.peers.me();
         match crate::network::parse(hello) {
-            Ok(hello) if me.is_later(&hello) => serde_json::to_vec(me).map_err(|e| e.to_string()),
+            Ok(hello) if me.is_later(&hello) => serde_json::to_vec(&me).map_err(|e| e.to_string()),
             _ => Err(format!(
                 "node {former} was removed from the cluster; empty its data folder and join it again"
             )),
@@ -46,7 +46,7 @@ impl Service for Inner {
                 hello.node
             ));
         }
-        if let Some(why) = hello.misfit(self.peers.me()) {
+        if let Some(why) = hello.misfit(&self.peers.me()) {
             return Err(why);
         }
         let now = monotonic_ms();
@@ -61,7 +61,7 @@ impl Service for Inner {
             _ => boots.insert(peer, (hello.boot_id, now)),
         };
         drop(boots);
-        serde_json::to_vec(self.peers.me()).map_err(|e| e.to_string())
+        serde_json::to_vec(&self.peers.me()).map_err(|e| e.to_string())
     }
 
     fn answer(

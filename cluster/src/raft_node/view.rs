@@ -111,6 +111,10 @@ pub(super) async fn watch_elections(inner: Arc<Inner>, stop: CancellationToken) 
 }
 
 impl Inner {
+    pub(crate) fn patience(&self) -> crate::profile::Profile {
+        self.patience
+    }
+
     pub(super) fn view(&self) -> RaftView {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let elected = *self.elected.lock().unwrap_or_else(PoisonError::into_inner);

@@ -78,6 +78,7 @@ mod tests {
             cluster: cluster.to_owned(),
             generation,
             peers: Default::default(),
+            profile: None,
         };
         assert_eq!(GivenUp::read(folder.path(), &place("c", 1)).unwrap(), None);
         let mark = GivenUp::new("c".into(), 2, 4);

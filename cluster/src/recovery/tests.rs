@@ -1,9 +1,9 @@
 //! The process dies between each step, and in the middle of making the new store.
 
 use super::*;
+use crate::profile::Profile;
 use crate::raft_node::{Config, RaftNode};
 use crate::state::{Command, NodeState};
-use crate::types::Timings;
 use std::time::Duration;
 
 fn config(folder: &Path) -> Config {
@@ -16,7 +16,7 @@ fn config(folder: &Path) -> Config {
         spool_address: String::new(),
         console_address: String::new(),
         gate_address: String::new(),
-        timings: Timings::LAN,
+        profile: Profile::Lan,
     }
 }
 

@@ -45,6 +45,7 @@ impl ClusterState {
                 | Command::CodeReplaces { .. }
                 | Command::FailoverSeen(_)
                 | Command::Update(_)
+                | Command::Profile(_)
         );
         if !silent && !matches!(outcome, Applied::Unchanged | Applied::Shards(0)) {
             self.revision = index;
@@ -160,6 +161,10 @@ impl ClusterState {
             Command::Database(entry) => self.group_entry(entry),
             Command::Update(entry) => {
                 Rollout::apply(&mut self.rollout, entry).map(done_if).map_err(Refused::Update)
+            }
+            Command::Profile(change) => {
+                let members = self.members().map(|(id, _)| id).collect();
+                Ok(done_if(self.profile.apply(change, &members)))
             }
             Command::ConfigChanged => {
                 self.config_revision += 1;

@@ -2,6 +2,7 @@
 
 use crate::database::{self, Entry};
 use crate::update;
+use crate::profile::Change;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -102,6 +103,8 @@ pub enum Command {
     Address { address: String, keep: bool },
     /// A change of the rollout of a newer image.
     Update(update::Entry),
+    /// A change of the timing profile.
+    Profile(Change),
 }
 
 impl fmt::Display for Command {
@@ -132,6 +135,7 @@ impl fmt::Display for Command {
             Command::Address { address, keep: true } => write!(f, "virtual address {address}"),
             Command::Address { address, keep: false } => write!(f, "no virtual address {address}"),
             Command::Update(entry) => entry.fmt(f),
+            Command::Profile(change) => change.fmt(f),
             Command::ConfigChanged => f.write_str("settings changed"),
             Command::OpenJoin { code, .. } => write!(f, "open join code {code}"),
             Command::BurnJoin { code, .. } => write!(f, "burn join code {code}"),

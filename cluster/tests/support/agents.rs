@@ -46,6 +46,7 @@ impl Node {
             database: None,
             raft: config(folder, name),
             machine: None,
+            measured: false,
             socket: folder.join(name).join("run/node.sock"),
             roles: roles.to_vec(),
             users: BTreeMap::new(),

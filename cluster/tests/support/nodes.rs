@@ -1,7 +1,7 @@
 //! What tests of whole nodes share.
 
+use elpis_cluster::profile::Profile;
 use elpis_cluster::raft_node::Config;
-use elpis_cluster::types::Timings;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
@@ -21,6 +21,6 @@ pub(crate) fn config(folder: &Path, name: &str) -> Config {
         spool_address: String::new(),
         gate_address: String::new(),
         console_address: String::new(),
-        timings: Timings::LAN,
+        profile: Profile::Lan,
     }
 }

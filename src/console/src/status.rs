@@ -30,6 +30,7 @@ pub(crate) struct Status {
     #[serde(deserialize_with = "or_default")]
     pub(crate) reason: String,
     pub(crate) majority: Option<Majority>,
+    pub(crate) profile: Option<Profile>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) shards: Shards,
     #[serde(deserialize_with = "or_default")]
@@ -42,6 +43,20 @@ pub(crate) struct Status {
     pub(crate) failovers: Vec<Failover>,
     pub(crate) warnings: Vec<String>,
     pub(crate) events: Vec<Event>,
+}
+
+/// How quickly a silent node is given up.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Profile {
+    pub(crate) wanted: String,
+    /// By which leases count.
+    pub(crate) claim: String,
+    pub(crate) settled: bool,
+    /// What a change under way waits for.
+    pub(crate) waits: String,
+    /// The one that the measured margins fit; empty = not known.
+    pub(crate) fits: String,
 }
 
 /// Most voters do not answer; `since` in Unix milliseconds.

@@ -277,6 +277,12 @@ pub(crate) enum Cluster {
     /// Virtual addresses: one node holds each, and another one when that is lost
     #[command(subcommand)]
     Address(AddressOrder),
+    /// Show how quickly silent nodes are given up, and what the machines leave for it; with a name: change it while the
+    /// cluster works, the node agents start anew one after the other
+    Profile {
+        #[arg(value_parser = ["lan", "safe", "metro"])]
+        profile: Option<String>,
+    },
     /// The majority of the nodes is lost for good: this node goes on alone, as a new generation. Shows first what would be
     /// given up; refused while a majority answers. See docs/lost-majority.md
     Recover(Recover),

@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use elpis_addresses::AddressError;
 use elpis_cluster::agent::database::Hand;
 use elpis_cluster::agent::{self, AgentConfig};
-use elpis_cluster::raft_node;
-use elpis_cluster::types::Timings;
+use elpis_cluster::{profile, raft_node};
 use elpis_console::{ConsoleConfig, ConsoleError};
 use elpis_database::Config;
 use elpis_database::gate::{self, GateConfig};
@@ -69,11 +68,8 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let timings = match options.profile {
-        Profile::Lan => Timings::LAN,
-        Profile::Safe => Timings::SAFE,
-        Profile::Metro => Timings::METRO,
-    };
+    // Until it is measured, and for a node of a cluster of before profiles, the one that needs least of a machine.
+    let profile = options.profile.named().unwrap_or(profile::Profile::Metro);
     let keeps = options.gate_address.is_some();
     let database = Config {
         data: options.data.clone(),
@@ -82,6 +78,7 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
         reserve_bytes: options.database_reserve.map(|mib| u64::from(mib) << 20),
     };
     let config = AgentConfig {
+        measured: options.profile == Profile::Auto,
         database: keeps.then(|| Hand::new(move |wires| elpis_database::run(database.clone(), wires))),
         socket: options.data.join("run/node.sock"),
         roles,
@@ -99,7 +96,7 @@ pub(crate) fn node(options: Option<NodeDaemon>) -> ExitCode {
             spool_address: options.spool_address,
             console_address: options.console_address,
             gate_address: options.gate_address.unwrap_or_default(),
-            timings,
+            profile,
         },
     };
     serve(async move |stop| Ok(agent::run(config, stop).await?))

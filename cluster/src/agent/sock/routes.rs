@@ -4,7 +4,7 @@ use super::Peer;
 use super::answer::{Body, No, json, refuse, text};
 use crate::agent::member::Member;
 use crate::agent::process::Process;
-use crate::agent::{Agent, adopt, forming, locked, logs, orders, recover, status, update};
+use crate::agent::{Agent, adopt, forming, locked, logs, orders, recover, status, timing, update};
 use crate::types::boot_ms;
 use elpis_watch::{Heartbeat, Hello, Released, Report, Role, TrafficDone, VERSION, Welcome};
 use http_body_util::{BodyExt, Limited};
@@ -104,6 +104,10 @@ async fn route(agent: &Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Re
         }
         (&Method::POST, "/v1/cluster/address") => {
             orders::address(agent, &*member(agent)?, read(body).await?).await?;
+            json(&Nothing {})
+        }
+        (&Method::POST, "/v1/cluster/profile") => {
+            timing::order(agent, &*member(agent)?, read(body).await?).await?;
             json(&Nothing {})
         }
         (&Method::POST, "/v1/database/switchover") => {

@@ -13,6 +13,7 @@ fn request() -> Request {
         console_address: String::new(),
         wall_ms: 1_000_000,
         reasons: Vec::new(),
+        profiles: true,
     }
 }
 

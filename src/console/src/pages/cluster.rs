@@ -5,7 +5,7 @@ mod database;
 use super::layout::{Live, View, can_lose};
 use super::{mark_as, time_as, when};
 use crate::app::App;
-use crate::status::{Event, Failover, Node, Status};
+use crate::status::{Event, Failover, Node, Profile, Status};
 use axum::extract::State;
 use axum::response::Response;
 use elpis_watch::LinkError;
@@ -82,6 +82,9 @@ fn tell(status: &Status) -> Markup {
                 (mark_as(owned, &format!("{} of {}", status.shards.owned, status.shards.total)))
                 small { "shards owned under a live lease" @if status.moves > 0 { ", " (status.moves) " moving" } }
             } }
+            @if let Some(profile) = &status.profile {
+                div { dt { "Profile" } dd { (profile.wanted) small { (timing(profile)) } } }
+            }
             div { dt { "Database" } dd {
                 @if let Some(primary) = &status.database.primary { (primary) " " }
                 (database::tell(&status.database))
@@ -90,6 +93,20 @@ fn tell(status: &Status) -> Markup {
                 div { dt { "Address" } dd { (address) small { "virtual, given to " @if node.is_empty() { "nobody yet" } @else { (node) } } } }
             }
         }
+    }
+}
+
+/// How far a change of the profile is, or what the machines would fit.
+fn timing(profile: &Profile) -> String {
+    if !profile.settled {
+        return match profile.waits.as_str() {
+            "" => format!("a change is on; leases count by {}", profile.claim),
+            waits => format!("a change is on; leases count by {}; waits for {waits}", profile.claim),
+        };
+    }
+    match profile.fits.as_str() {
+        "" => String::new(),
+        fits => format!("what the machines leave fits {fits}"),
     }
 }
 

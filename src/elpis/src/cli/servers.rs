@@ -7,12 +7,27 @@ use std::path::PathBuf;
 /// How quickly a silent node is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    /// One switch or rack
+    /// The quickest that fits what is measured before the cluster is made
+    Auto,
+    /// One site, machines that do not stall: leases of 1.5 s
     Lan,
-    /// Machines that stall
+    /// Machines that stall: leases of 2.5 s
     Safe,
-    /// Two sites
+    /// Two sites, or machines that stall much: leases of 4 s
     Metro,
+}
+
+impl Profile {
+    /// `None` = to be measured.
+    pub(crate) fn named(self) -> Option<elpis_cluster::profile::Profile> {
+        use elpis_cluster::profile::Profile as Named;
+        match self {
+            Profile::Auto => None,
+            Profile::Lan => Some(Named::Lan),
+            Profile::Safe => Some(Named::Safe),
+            Profile::Metro => Some(Named::Metro),
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -55,7 +70,8 @@ pub(crate) struct NodeDaemon {
     /// `elpis appliance obey`
     #[arg(long, value_name = "DIR")]
     pub(crate) update_orders: Option<PathBuf>,
-    /// How quickly a silent node is given up
+    /// How quickly a silent node is given up, for a cluster that this node makes; who joins takes the cluster's, and a
+    /// cluster changes it with `elpis cluster profile`
     #[arg(long, value_enum, default_value_t = Profile::Lan)]
     pub(crate) profile: Profile,
     /// Each server here runs as a user of its own, elpis-ROLE: the socket hears it for its own role only, and orders from

@@ -20,6 +20,7 @@ pub(super) async fn cluster(cluster: &Cluster, scope: &Scope, order: Asked) -> R
         Asked::Database(to) => database(cluster, scope, &to).await,
         Asked::AddNode => add_node(cluster, scope).await,
         Asked::Address(order) => address(cluster, scope, order).await,
+        Asked::Profile { profile } => self::profile(cluster, scope, profile).await,
         Asked::Recover(recover) => super::lost::recover(cluster, scope, recover).await,
         Asked::Status { watch: true } => status::watch(cluster, scope.json).await,
         Asked::Status { watch: false } => {
@@ -61,6 +62,25 @@ async fn address(cluster: &Cluster, scope: &Scope, order: AddressOrder) -> Resul
     let body = json!({ "address": address, "keep": keep });
     let done = cluster.node(Method::POST, "/v1/cluster/address", Some(&body)).await?;
     said(scope, &done, &format!("{address} {text}"));
+    Ok(())
+}
+
+async fn profile(cluster: &Cluster, scope: &Scope, profile: Option<String>) -> Result<()> {
+    let Some(profile) = profile else {
+        let seen = cluster.node(Method::GET, "/v1/status", None).await?;
+        if scope.json {
+            let nodes = seen["nodes"].as_array().into_iter().flatten();
+            let nodes: Vec<Value> =
+                nodes.map(|node| json!({ "name": node["name"], "timing": node["timing"] })).collect();
+            output::json(&json!({ "profile": seen["profile"], "nodes": nodes }));
+        } else {
+            output::print(&status::profile(&seen));
+        }
+        return Ok(());
+    };
+    let done =
+        cluster.node(Method::POST, "/v1/cluster/profile", Some(&json!({ "profile": profile }))).await?;
+    said(scope, &done, &format!("profile {profile} is ordered; `elpis cluster profile` says how far it is"));
     Ok(())
 }
 

@@ -56,6 +56,7 @@ pub(super) fn text(seen: &Value) -> String {
     let shards = &seen["shards"];
     text.push_str(&format!("{} of {} shards owned", cell(shards, "owned"), cell(shards, "total")));
     text.push_str(&format!(", {} moving\n", seen["moves"].as_u64().unwrap_or(0)));
+    text.push_str(&profile_line(&seen["profile"]));
     let accounts = &seen["database"]["accounts"];
     if accounts.is_object() {
         let (made, wanted) = (cell(accounts, "made"), cell(accounts, "wanted"));
@@ -74,6 +75,63 @@ pub(super) fn text(seen: &Value) -> String {
     text.push_str(&failovers(seen));
     text.push_str(&moved(&seen["database"]["moved"]));
     text
+}
+
+/// How quickly a silent node is given up.
+fn profile_line(profile: &Value) -> String {
+    let Some(wanted) = profile["wanted"].as_str() else { return String::new() };
+    let mut text = format!("profile {}", safe(wanted));
+    if profile["settled"] == false {
+        let claim = cell(profile, "claim");
+        text.push_str(&format!(" ordered, leases still count by {claim}"));
+        if let Some(waits) = profile["waits"].as_str().filter(|waits| !waits.is_empty()) {
+            text.push_str(&format!("; waits for {}", safe(waits)));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// `elpis cluster profile`: the profile, and what the machines leave.
+pub(super) fn profile(seen: &Value) -> String {
+    if !seen["profile"].is_object() {
+        return text(seen);
+    }
+    let row = |node: &Value| {
+        let timing = &node["timing"];
+        let ms = |field: &str| match timing[field].as_u64() {
+            Some(ms) => format!("{ms} ms"),
+            None => "-".to_owned(),
+        };
+        let minutes =
+            timing["seconds"].as_u64().map_or_else(|| "-".to_owned(), |s| format!("{} min", s / 60));
+        vec![
+            cell(node, "name"),
+            cell(timing, "runs"),
+            cell(timing, "fits"),
+            minutes,
+            ms("stall_max_ms"),
+            ms("stall_p999_ms"),
+            ms("sync_p99_ms"),
+            ms("trip_p99_ms"),
+        ]
+    };
+    let rows: Vec<Vec<String>> = seen["nodes"].as_array().into_iter().flatten().map(row).collect();
+    let head = [
+        "name",
+        "runs with",
+        "fits",
+        "over",
+        "longest stall",
+        "1 in 1,000",
+        "disk, 1 in 100",
+        "to the master, 1 in 100",
+    ];
+    let fits = match seen["profile"]["fits"].as_str() {
+        Some(fits) if !fits.is_empty() => format!("what is measured fits {}\n", safe(fits)),
+        _ => String::new(),
+    };
+    format!("{}{fits}\n{}", profile_line(&seen["profile"]), output::table(&head, &rows, "no nodes"))
 }
 
 /// Most voters are away: since when, and the way out.
