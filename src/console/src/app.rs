@@ -8,7 +8,6 @@ use crate::sessions::Sessions;
 use crate::status::NodeStatus;
 use elpis_watch::Link;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +27,6 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// What `GET /metrics` over TLS has to bring.
     pub(crate) metrics_token: String,
-    /// The password that was made at the first start still opens.
-    pub(crate) first_password: AtomicBool,
     /// Ends what goes on for long.
     pub(crate) stop: CancellationToken,
 }
@@ -50,7 +47,6 @@ impl App {
             live: Arc::new(Semaphore::new(LIVE)),
             metrics: Metrics::default(),
             metrics_token,
-            first_password: AtomicBool::new(false),
             stop,
             link,
         }

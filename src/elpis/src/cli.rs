@@ -189,7 +189,8 @@ pub(crate) enum AddressOrder {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum User {
-    /// Give somebody who lost it a new password and end all of their sessions; without a file it is made and printed
+    /// Give somebody who lost it a new password and end all of their sessions; without a file it is made, printed, and to be
+    /// changed at the first sign-in
     ResetPassword {
         #[arg(default_value = "admin")]
         name: String,

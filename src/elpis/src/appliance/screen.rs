@@ -110,7 +110,10 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
             let given = node.api(Method::POST, "/api/v1/users/admin/password", Some(&json!({}))).await;
             given.map(|given| {
                 let password = given["password"].as_str().unwrap_or_default();
-                vec![format!("User admin has the password {password}"), "It is shown this once.".to_owned()]
+                vec![
+                    format!("User admin has the password {password}"),
+                    "It is shown this once, and must be changed at the first sign-in.".to_owned(),
+                ]
             })
         }
         // By systemd: units end in their order.
