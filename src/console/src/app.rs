@@ -27,6 +27,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// What `GET /metrics` over TLS has to bring.
     pub(crate) metrics_token: String,
+    /// SHA-256 of the TLS port's certificate.
+    pub(crate) certificate: String,
     /// Ends what goes on for long.
     pub(crate) stop: CancellationToken,
 }
@@ -36,6 +38,7 @@ impl App {
         link: Link,
         config: &ConsoleConfig,
         metrics_token: String,
+        certificate: String,
         stop: CancellationToken,
     ) -> App {
         App {
@@ -47,6 +50,7 @@ impl App {
             live: Arc::new(Semaphore::new(LIVE)),
             metrics: Metrics::default(),
             metrics_token,
+            certificate,
             stop,
             link,
         }

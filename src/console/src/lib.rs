@@ -32,7 +32,7 @@ mod status;
 mod tls;
 mod update;
 
-pub use tls::make as make_certificate;
+pub use tls::{fingerprint, make as make_certificate};
 
 use app::App;
 use elpis_watch::{Link, LinkError, Role};
@@ -121,15 +121,16 @@ pub async fn run(config: ConsoleConfig, stop: CancellationToken) -> Result<(), C
         }
     };
     let acceptor = tls::acceptor(&certificate, &key).map_err(file(&certificate))?;
+    let fingerprint = tls::fingerprint(&certificate).map_err(file(&certificate))?;
     let token = config.data.join("metrics.token");
     let (token, _) = secrets::read_or_make(&token, secrets::random).map_err(file(&token))?;
-    let app = Arc::new(App::new(link.clone(), &config, token, end.clone()));
+    let app = Arc::new(App::new(link.clone(), &config, token, fingerprint, end.clone()));
     let origin = if config.admin_password_stands { auth::Origin::Chosen } else { auth::Origin::Made };
     let refused = |what: String| move |source| ConsoleError::Listen { what, source };
     let port = TcpListener::bind(config.listen).await.map_err(refused(config.listen.to_string()))?;
     let path = config.data.join("run/api.sock");
     let local = serve::bind_socket(&path).map_err(refused(path.display().to_string()))?;
-    tracing::info!(socket = %path.display(), listen = %config.listen, "console is ready");
+    tracing::info!(socket = %path.display(), listen = %config.listen, certificate = app.certificate, "console is ready");
     let work = async {
         tokio::join!(
             app.db.clone().follow(link.clone(), end.clone()),

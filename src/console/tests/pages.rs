@@ -236,6 +236,12 @@ async fn tries_are_limited_and_the_metrics_need_their_token() {
     let metrics = web.send("GET", "/metrics", "", &[("authorization", &bearer)]).await;
     assert!(metrics.text.contains("elpis_console_sign_in_failures_total 11"), "{}", metrics.text);
     assert_eq!(web.get("/healthz").await.text, "ok\n");
+    // The certificate that this connection was checked with.
+    let (_, said) = node::ask(&world.api(), "GET", "/api/v1/certificate", "").await;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let print = elpis_console::fingerprint(&world.dir.path().join("console.crt")).unwrap();
+    assert_eq!(said, json!({ "node": "n1", "sha256": print }));
+    assert!(print.len() == 32 * 3 - 1 && !print.contains(char::is_lowercase), "{print}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,6 +36,12 @@ fn a_machine_works_after_its_first_boot() {
     assert!(!screen.contains("Problem"), "{screen}");
     // The page's own way in, over TLS with the machine's own certificate.
     let api = Api::first(&guest, &guest);
+    let print = api.certificate();
+    assert!(
+        screen.contains(&format!("certificate {} .. {}", &print[..23], &print[72..])),
+        "{print}: {screen}"
+    );
+    assert_eq!(api.get("/api/v1/certificate")["sha256"], print);
     send(&guest, "0.25");
     api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
     guest.until("the agent's value and the check's result", SOON, || {
@@ -404,6 +410,17 @@ impl Api<'_> {
         }
         api.csrf = api.get("/api/v1/session")["csrf"].as_str().unwrap().to_owned();
         api
+    }
+
+    /// SHA-256 of the certificate that whoever connects gets, as OpenSSL writes it.
+    fn certificate(&self) -> String {
+        let at = self.guest.console;
+        let order = format!(
+            "openssl s_client -connect 127.0.0.1:{at} </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256"
+        );
+        let done = Command::new("sh").args(["-c", &order]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        said.trim().split('=').nth(1).unwrap_or_else(|| panic!("no fingerprint in {said:?}")).to_owned()
     }
 
     fn get(&self, path: &str) -> Value {

@@ -49,6 +49,8 @@ pub(crate) enum Appliance {
     /// Keep a new version that works, leave one that does not (elpis-verdict.service)
     #[command(hide = true)]
     Verdict,
+    /// Print the SHA-256 of the console's certificate, to compare with a browser's warning; the screen shows its ends
+    Certificate,
     /// Compare this machine with what a hardened one looks like, a line a check (root)
     Audit {
         /// Print JSON
