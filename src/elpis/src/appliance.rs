@@ -4,6 +4,7 @@ mod audit;
 mod install;
 mod join;
 pub(crate) mod machine;
+mod previous;
 mod screen;
 mod source;
 mod tools;
@@ -65,6 +66,11 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                             println!("{}", update::order()?);
                             install::follow().await
                         }
+                        Appliance::Previous => {
+                            println!("{}", previous::order()?);
+                            install::follow().await
+                        }
+                        Appliance::TurnSlot => previous::turn(),
                         Appliance::WriteSlot => update::write(),
                         Appliance::Obey { orders } => machine::obey(orders),
                         Appliance::Verdict => update::verdict().await,

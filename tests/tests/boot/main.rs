@@ -151,7 +151,7 @@ fn is_updated(firmware: Firmware) {
     assert!(api.has("load", "0.25"), "the old version's values");
     let kept = format!("elpis_{old}.1.efi");
     guest.until("it is kept", SOON, || disk.versions().contains(&kept));
-    drop(guest);
+    goes_back(guest, firmware, &disk, &old);
 
     let guest = Guest::from_disk(firmware, &broken);
     let took = guest.until_screen(&format!("version {old}.1 did not start; {old} runs again"), BOOT * 2);
@@ -160,6 +160,55 @@ fn is_updated(firmware: Firmware) {
     let api = Api::sign_in(&guest, CHOSEN);
     assert!(api.has("load", "0.25"), "the old version's values");
     guest.until("it is not tried again", SOON, || !broken.versions().contains(&format!("{old}.1")));
+    guest.press("v", "v again does it");
+    guest.press("v", "there is no other version on this disk");
+}
+
+/// The version of before is started by its screen's order and stays, with what was stored meanwhile; so does the newer one
+/// afterwards. What is damaged is refused.
+fn goes_back(newer: Guest, firmware: Firmware, disk: &Disk, old: &str) {
+    let order = |guest: Guest| {
+        guest.press("v", "v again does it");
+        guest.press("v", "the other version is looked at");
+        guest.until_screen("Previous  on vda done", BOOT);
+        guest.press("p", "p again does it");
+        guest.press("p", "powering off");
+        guest.until_off(SOON);
+    };
+    let runs = |guest: &Guest, version: &str| {
+        let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+        assert!(!guest.screen().contains("Problem"), "{}", guest.screen());
+        assert_eq!(guest.until_word("Elpis ", SOON), version);
+        said(guest, &format!("{firmware:?}, version {version}"), took);
+    };
+    send(&newer, "0.5");
+    let api = Api::sign_in(&newer, CHOSEN);
+    newer.until("a value of the newer version", SOON, || api.has("load", "0.5"));
+    order(newer);
+    let files = |first: &str, second: &str| {
+        let there = disk.versions();
+        there.contains(first) && there.contains(second)
+    };
+    let (kept, behind) = (format!("elpis_{old}.efi"), format!("elpis_{old}.1+0.efi"));
+    let guest = Guest::from_disk(firmware, disk);
+    runs(&guest, old);
+    let api = Api::sign_in(&guest, CHOSEN);
+    assert!(api.has("load", "0.5"), "the newer version's values");
+    guest.until("it is kept", SOON, || files(&kept, &behind));
+    drop(guest);
+
+    // It stays so. The newer one is there still, and whole.
+    let guest = Guest::from_disk(firmware, disk);
+    runs(&guest, old);
+    assert!(files(&kept, &behind), "{}", disk.versions());
+    order(guest);
+    let guest = Guest::from_disk(firmware, disk);
+    runs(&guest, &format!("{old}.1"));
+    guest.until("it is kept", SOON, || files(&kept, &format!("elpis_{old}.1.efi")));
+    disk.damage(0);
+    guest.press("v", "v again does it");
+    guest.press("v", &format!("version {old} cannot be started: its"));
+    assert!(files(&kept, &format!("elpis_{old}.1.efi")), "{}", disk.versions());
 }
 
 /// At any moment, also while it starts; files are sent all the time.

@@ -1,6 +1,6 @@
 //! The status screen: draws, reads keys, gives orders.
 
-use super::{facts, install, join, status, update};
+use super::{facts, install, join, previous, status, update};
 use crate::find::Cluster;
 use crate::operate::cluster::address_and_words;
 use anyhow::{Context, Result};
@@ -104,6 +104,7 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
             Ok(options) => join::move_to(node, &options).await.map(|said| vec![said]),
         },
         Deed::Update => update::order().map(|said| vec![said]),
+        Deed::Previous => previous::order().map(|said| vec![said]),
         Deed::Drain => drain(node).await.map(|said| vec![said]),
         Deed::Reset(name) => join::start_anew(node, name.trim()).await.map(|said| vec![said]),
         Deed::Password => {

@@ -46,6 +46,12 @@ pub(crate) enum Appliance {
         /// Folder with the order
         orders: PathBuf,
     },
+    /// Start the version in the other slot by the next restart: the one that ran before an update, or after going back the
+    /// newer one; what is stored stays (root)
+    Previous,
+    /// Make the version in the other slot the next one to start (elpis-previous.service)
+    #[command(hide = true)]
+    TurnSlot,
     /// Keep a new version that works, leave one that does not (elpis-verdict.service)
     #[command(hide = true)]
     Verdict,
