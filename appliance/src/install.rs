@@ -10,6 +10,8 @@ const VERSION: u32 = 1;
 pub enum Work {
     Install,
     Update,
+    /// Back to the version in the other slot.
+    Previous,
 }
 
 impl Work {
@@ -18,6 +20,7 @@ impl Work {
         match self {
             Work::Install => "Install",
             Work::Update => "Update",
+            Work::Previous => "Previous",
         }
     }
 
@@ -27,6 +30,7 @@ impl Work {
         match self {
             Work::Install => 5,
             Work::Update => 4,
+            Work::Previous => 3,
         }
     }
 }
@@ -118,7 +122,7 @@ impl Progress {
                 Work::Install => {
                     format!("on {disk} done: take the medium out and restart; memory's state is left")
                 }
-                Work::Update => {
+                Work::Update | Work::Previous => {
                     format!("on {disk} done: restart; if it does not work this version starts again")
                 }
             };

@@ -5,7 +5,7 @@ use crate::screen::Foot;
 
 /// Longest line that is taken.
 const LINE: usize = 160;
-const KEYS: &str = "a let in   j join   n network   i install   u update   d drain\n\
+const KEYS: &str = "a let in   j join   n network   i install   u update   v previous   d drain\n\
     w new password   f factory reset   r restart   p power off";
 
 /// A key, as far as the screen knows it.
@@ -47,6 +47,8 @@ pub enum Deed {
     Install(String),
     /// To the version of the medium in the drive.
     Update,
+    /// To the version that ran before this one.
+    Previous,
     /// The address of this line, or `dhcp`.
     Network(String),
     /// No work for this node any more, or again.
@@ -71,13 +73,14 @@ impl Asks {
             (Asks::Nothing, Key::Char('i')) => (Asks::Install(String::new()), Some(Deed::Disks)),
             (Asks::Nothing, Key::Char('n')) => (Asks::Network(String::new()), Some(Deed::Clear)),
             (Asks::Nothing, Key::Char('f')) => (Asks::Reset(String::new()), Some(Deed::Clear)),
-            (Asks::Nothing, Key::Char(key @ ('r' | 'p' | 'u' | 'w' | 'd'))) => {
+            (Asks::Nothing, Key::Char(key @ ('r' | 'p' | 'u' | 'v' | 'w' | 'd'))) => {
                 (Asks::Confirm(key), Some(Deed::Clear))
             }
             (Asks::Nothing, _) => (Asks::Nothing, Some(Deed::Clear)),
             (Asks::Confirm('r'), Key::Char('r')) => (Asks::Nothing, Some(Deed::Restart)),
             (Asks::Confirm('p'), Key::Char('p')) => (Asks::Nothing, Some(Deed::PowerOff)),
             (Asks::Confirm('u'), Key::Char('u')) => (Asks::Nothing, Some(Deed::Update)),
+            (Asks::Confirm('v'), Key::Char('v')) => (Asks::Nothing, Some(Deed::Previous)),
             (Asks::Confirm('d'), Key::Char('d')) => (Asks::Nothing, Some(Deed::Drain)),
             (Asks::Confirm('w'), Key::Char('w')) => (Asks::Nothing, Some(Deed::Password)),
             (Asks::Confirm(_), _) => (Asks::Nothing, None),
@@ -133,6 +136,7 @@ impl Asks {
             Asks::Confirm(key) => Foot {
                 text: match key {
                     'd' => Some("All work of this node goes to the others; where it has none already, it takes work again."),
+                    'v' => Some("The version that ran before this one is started by the next restart. What is stored stays."),
                     'w' => Some("The administrator gets a new password, and all who are signed in as admin are signed out."),
                     _ => None,
                 }
@@ -219,6 +223,8 @@ mod tests {
             ("rr", vec![Deed::Restart]),
             ("pp", vec![Deed::PowerOff]),
             ("uu", vec![Deed::Update]),
+            ("vv", vec![Deed::Previous]),
+            ("vu", vec![]),
             ("ww", vec![Deed::Password]),
             ("dd", vec![Deed::Drain]),
             ("fkite-4412\n", vec![Deed::Reset("kite-4412".into())]),

@@ -34,6 +34,8 @@ pub struct Facts {
     pub work: Option<(&'static str, String)>,
     /// The first administrator's password, until somebody changes it.
     pub password: Option<String>,
+    /// SHA-256 of the console's certificate, as `4A:7F:…`; `None` until it is made.
+    pub certificate: Option<String>,
     /// What is wrong with the answers given before the start, and with the units.
     pub problems: Vec<String>,
 }
@@ -134,6 +136,9 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
         if let Some(password) = &facts.password {
             lines.push(("", format!("user admin, password {password} (made at the first start)")));
         }
+        if let Some(print) = &facts.certificate {
+            lines.push(("", format!("certificate {}", ends(print))));
+        }
         lines.push(("Agents", format!("{address}, port {TENTACLE} (Tentacle)")));
     }
     if let Some(status) = status.filter(|status| status.state == "member") {
@@ -181,6 +186,16 @@ fn profile(status: &Status) -> String {
     let Some(profile) = &status.profile else { return String::new() };
     let change = if profile.settled { "" } else { ", a change is on" };
     format!(", profile {}{change}", profile.wanted)
+}
+
+/// PURE: the first and the last eight bytes of a fingerprint: nobody makes another certificate with the same ones.
+fn ends(print: &str) -> String {
+    const EIGHT: usize = 8 * 3 - 1;
+    let last = print.len().saturating_sub(EIGHT);
+    match (print.get(..EIGHT), print.get(last..)) {
+        (Some(first), Some(end)) if last > EIGHT => format!("{first} .. {end}"),
+        _ => print.to_owned(),
+    }
 }
 
 /// PURE: whether a folder keeps its content over a restart, by `/proc/mounts`: the longest mount point that holds it.
@@ -317,6 +332,15 @@ mod tests {
         let (level, text) = headline(&facts, None);
         assert!(level == Level::Bad && text.contains("disk"), "{text}");
         assert!(lines(&facts, None).contains(&("Install", "on vda done".to_owned())));
+    }
+
+    #[test]
+    fn a_certificate_is_compared_by_its_ends() {
+        let bytes: Vec<String> = (0..32).map(|n| format!("{n:02X}")).collect();
+        let facts = Facts { certificate: Some(bytes.join(":")), ..facts() };
+        let shown = "certificate 00:01:02:03:04:05:06:07 .. 18:19:1A:1B:1C:1D:1E:1F";
+        assert!(lines(&facts, None).contains(&("", shown.to_owned())));
+        assert_eq!(ends("4A:7F"), "4A:7F");
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub mod registry;
 mod renew;
 mod sock;
 mod status;
-pub mod update;
 mod timing;
+pub mod update;
 
 pub use adopt::{PositionLine, WaitLine};
 use forming::Joining;

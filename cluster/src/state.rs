@@ -20,8 +20,8 @@ pub use recovered::{INDEX_JUMP, JUMP, audit as recovery_audit};
 pub use shards::{Shard, Shards};
 
 use crate::database::Group;
-use crate::update::Rollout;
 use crate::profile::Agreed;
+use crate::update::Rollout;
 use elpis_watch::{Database, Job, Map, Move, NodeId, Owner};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,9 +4,9 @@
 
 use crate::database::{Applied, Disks, Order, Report, Seen, Wait};
 use crate::lease::{Grant, Renewal};
-use crate::update;
 use crate::profile::Shown;
 use crate::profile::margins::Margins;
+use crate::update;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! What may be written into the Raft log.
 
 use crate::database::{self, Entry};
-use crate::update;
 use crate::profile::Change;
+use crate::update;
 use elpis_watch::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fmt;

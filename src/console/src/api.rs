@@ -43,6 +43,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/cluster/{order}", post(crate::orders::by_api))
         .route("/api/v1/database", get(database))
         .merge(crate::update::api())
+        .route("/api/v1/certificate", get(certificate))
         .layer(DefaultBodyLimit::max(BODY))
 }
 
@@ -58,6 +59,11 @@ fn json_text(value: &Value) -> Response {
 /// Body as JSON, with an error in our shape.
 pub(crate) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|e| Refused::bad(format!("the request's body cannot be used: {e}")))
+}
+
+/// What a browser's warning is compared with.
+async fn certificate(State(app): State<Arc<App>>) -> Response {
+    json_text(&json!({ "node": app.link.welcome().name, "sha256": app.certificate }))
 }
 
 async fn agents(State(app): State<Arc<App>>) -> Answer {

@@ -8,7 +8,6 @@ use crate::sessions::Sessions;
 use crate::status::NodeStatus;
 use elpis_watch::Link;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +27,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// What `GET /metrics` over TLS has to bring.
     pub(crate) metrics_token: String,
-    /// The password that was made at the first start still opens.
-    pub(crate) first_password: AtomicBool,
+    /// SHA-256 of the TLS port's certificate.
+    pub(crate) certificate: String,
     /// Ends what goes on for long.
     pub(crate) stop: CancellationToken,
 }
@@ -39,6 +38,7 @@ impl App {
         link: Link,
         config: &ConsoleConfig,
         metrics_token: String,
+        certificate: String,
         stop: CancellationToken,
     ) -> App {
         App {
@@ -50,7 +50,7 @@ impl App {
             live: Arc::new(Semaphore::new(LIVE)),
             metrics: Metrics::default(),
             metrics_token,
-            first_password: AtomicBool::new(false),
+            certificate,
             stop,
             link,
         }

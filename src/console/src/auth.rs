@@ -2,11 +2,12 @@
 
 use crate::app::App;
 use crate::pages::{self, Oops};
+use crate::password;
 use crate::refusal::Refused;
 use crate::serve::Peer;
 use crate::sessions::{self, LIFETIME_S, Person, Token, same};
 use argon2::password_hash::phc::PasswordHash;
-use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use argon2::{Argon2, AssociatedData, Params, ParamsBuilder, PasswordHasher, PasswordVerifier};
 use axum::extract::{Form, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -26,10 +27,34 @@ const LONGEST: usize = 1024;
 pub(crate) const ADMIN: &str = "admin";
 
 /// Checked when a name is unknown, so that the answer takes as long.
-static NOBODY: LazyLock<String> = LazyLock::new(|| hash("nobody").unwrap_or_default());
+static NOBODY: LazyLock<String> = LazyLock::new(|| hash("nobody", Origin::Chosen).unwrap_or_default());
 
-fn hash(password: &str) -> Option<String> {
-    Some(Argon2::default().hash_password(password.as_bytes()).ok()?.to_string())
+/// Where a password comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A person chose it.
+    Chosen,
+    /// A machine made it, others may have read it: it must be changed.
+    Made,
+}
+
+/// Part of the hash of a password that was made, where Argon2 has room for such a word: no column of its own, so that an
+/// earlier version reads the table, too.
+const MADE: &[u8] = b"made";
+
+fn hash(password: &str, origin: Origin) -> Option<String> {
+    let mut params = ParamsBuilder::new();
+    if origin == Origin::Made {
+        params.data(AssociatedData::new(MADE).ok()?);
+    }
+    let argon2 = Argon2::from(params.build().ok()?);
+    Some(argon2.hash_password(password.as_bytes()).ok()?.to_string())
+}
+
+/// Where the password of this hash comes from.
+pub(crate) fn origin(hash: &str) -> Origin {
+    let params = PasswordHash::new(hash).ok().and_then(|hash| Params::try_from(&hash).ok());
+    if params.is_some_and(|params| params.data() == MADE) { Origin::Made } else { Origin::Chosen }
 }
 
 fn is_right(password: &str, hash: &str) -> bool {
@@ -114,6 +139,12 @@ async fn admit(app: &App, request: &mut Request, path: &str) -> Result<(), Respo
     if api && !safe && !person.token.is_csrf(given) {
         let text = "send the header X-CSRF-Token with the text that GET /api/v1/session gives";
         return Err(Refused::new(StatusCode::FORBIDDEN, text).into_response());
+    }
+    if person.must_change && !password::opens_before_a_change(path) {
+        return Err(match api || path.starts_with("/live/") {
+            true => Refused::new(StatusCode::FORBIDDEN, password::MUST_CHANGE).into_response(),
+            false => redirect("/account"),
+        });
     }
     request.extensions_mut().insert(person);
     Ok(())
@@ -221,9 +252,9 @@ pub(crate) async fn checked(app: &App, password: &str, known: &str) -> Result<bo
 }
 
 /// A password as it is stored; takes its turn.
-pub(crate) async fn hashed(app: &App, password: String) -> Result<Secret, Refused> {
+pub(crate) async fn hashed(app: &App, password: String, origin: Origin) -> Result<Secret, Refused> {
     let _permit = app.hashing.acquire().await.map_err(|_| Refused::unavailable("the console is stopping"))?;
-    let done = tokio::task::spawn_blocking(move || hash(&password)).await.ok().flatten();
+    let done = tokio::task::spawn_blocking(move || hash(&password, origin)).await.ok().flatten();
     done.map(Secret::new).ok_or_else(|| Refused::internal("the password cannot be hashed"))
 }
 
@@ -251,7 +282,8 @@ async fn look_up(app: &App, name: &str, password: &str, address: &str) -> Result
         StatusCode::NOT_FOUND => Refused::new(StatusCode::UNAUTHORIZED, "Name or password is wrong."),
         _ => refused,
     })?;
-    app.sessions.remember(session.token, &user.name, session.expires);
+    let must_change = origin(user.password.expose()) == Origin::Made;
+    app.sessions.remember(session.token, &user.name, session.expires, must_change);
     Ok(token)
 }
 
@@ -291,13 +323,15 @@ pub(crate) async fn sign_out(
 }
 
 pub(crate) async fn session(Extension(person): Extension<Person>) -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "user": person.name, "csrf": person.token.csrf() }))
+    Json(serde_json::json!({
+        "user": person.name, "csrf": person.token.csrf(), "must_change_password": person.must_change,
+    }))
 }
 
 /// While nobody can sign in: makes the administrator with the password of this file, which is made where it is missing.
-pub(crate) async fn first_user(app: Arc<App>, file: PathBuf) {
+pub(crate) async fn first_user(app: Arc<App>, file: PathBuf, origin: Origin) {
     loop {
-        match make_first_user(&app, &file).await {
+        match make_first_user(&app, &file, origin).await {
             Ok(()) => break,
             Err(error) => tracing::debug!(error = %error.text, "no first user yet"),
         }
@@ -305,10 +339,10 @@ pub(crate) async fn first_user(app: Arc<App>, file: PathBuf) {
             return;
         }
     }
-    app.stop.clone().run_until_cancelled(crate::password::retire_first(&app, &file)).await;
+    app.stop.clone().run_until_cancelled(password::retire_first(&app, &file)).await;
 }
 
-async fn make_first_user(app: &App, file: &std::path::Path) -> Result<(), Refused> {
+async fn make_first_user(app: &App, file: &std::path::Path, origin: Origin) -> Result<(), Refused> {
     let store = app.db.store()?;
     if store.has_users().await? {
         return Ok(());
@@ -321,7 +355,7 @@ async fn make_first_user(app: &App, file: &std::path::Path) -> Result<(), Refuse
     let user = User {
         name: ADMIN.to_owned(),
         full_name: "Administrator".to_owned(),
-        password: hashed(app, password.clone()).await?,
+        password: hashed(app, password.clone(), origin).await?,
         is_admin: true,
     };
     let (user, now) = (&user, app.now());
@@ -345,9 +379,15 @@ mod tests {
 
     #[test]
     fn a_password_is_checked_against_its_hash() {
-        let stored = hash("s3cret").unwrap();
+        let stored = hash("s3cret", Origin::Chosen).unwrap();
         assert!(stored.starts_with("$argon2id$v=19$") && is_right("s3cret", &stored));
         assert!(!is_right("s3cret ", &stored) && !is_right("s3cret", "damaged"));
+        assert_eq!((origin(&stored), origin("damaged")), (Origin::Chosen, Origin::Chosen));
+        let made = hash("s3cret", Origin::Made).unwrap();
+        assert!(is_right("s3cret", &made) && !is_right("s3cret ", &made), "{made}");
+        assert_eq!(origin(&made), Origin::Made);
+        // Who takes the word away has another hash, which nothing opens.
+        assert!(!is_right("s3cret", &made.replace(",data=bWFkZQ", "")), "{made}");
     }
 
     #[test]

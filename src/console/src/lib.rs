@@ -32,7 +32,7 @@ mod status;
 mod tls;
 mod update;
 
-pub use tls::make as make_certificate;
+pub use tls::{fingerprint, make as make_certificate};
 
 use app::App;
 use elpis_watch::{Link, LinkError, Role};
@@ -53,6 +53,8 @@ pub struct ConsoleConfig {
     pub listen: SocketAddr,
     /// Password of the first administrator, read (and made, where it is missing) while nobody can sign in yet.
     pub admin_password: PathBuf,
+    /// That password counts as chosen by a person. Else it must be changed before anything else is done.
+    pub admin_password_stands: bool,
     /// The operator's certificate chain and key (PEM); without, one is made once.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
@@ -64,6 +66,7 @@ impl ConsoleConfig {
             socket,
             listen: SocketAddr::from(([0, 0, 0, 0], 443)),
             admin_password: data.join("admin.password"),
+            admin_password_stands: false,
             certificate: None,
             data,
         }
@@ -118,18 +121,20 @@ pub async fn run(config: ConsoleConfig, stop: CancellationToken) -> Result<(), C
         }
     };
     let acceptor = tls::acceptor(&certificate, &key).map_err(file(&certificate))?;
+    let fingerprint = tls::fingerprint(&certificate).map_err(file(&certificate))?;
     let token = config.data.join("metrics.token");
     let (token, _) = secrets::read_or_make(&token, secrets::random).map_err(file(&token))?;
-    let app = Arc::new(App::new(link.clone(), &config, token, end.clone()));
+    let app = Arc::new(App::new(link.clone(), &config, token, fingerprint, end.clone()));
+    let origin = if config.admin_password_stands { auth::Origin::Chosen } else { auth::Origin::Made };
     let refused = |what: String| move |source| ConsoleError::Listen { what, source };
     let port = TcpListener::bind(config.listen).await.map_err(refused(config.listen.to_string()))?;
     let path = config.data.join("run/api.sock");
     let local = serve::bind_socket(&path).map_err(refused(path.display().to_string()))?;
-    tracing::info!(socket = %path.display(), listen = %config.listen, "console is ready");
+    tracing::info!(socket = %path.display(), listen = %config.listen, certificate = app.certificate, "console is ready");
     let work = async {
         tokio::join!(
             app.db.clone().follow(link.clone(), end.clone()),
-            auth::first_user(app.clone(), config.admin_password.clone()),
+            auth::first_user(app.clone(), config.admin_password.clone(), origin),
             serve::local(local, routes::local(app.clone()), end.clone()),
             serve::tls(port, acceptor, routes::web(app.clone()), end.clone()),
         );

@@ -2,7 +2,7 @@
 
 use crate::api::{Answer, read};
 use crate::app::App;
-use crate::auth::{ADMIN, Confirm, checked, hashed, limited, redirect};
+use crate::auth::{ADMIN, Confirm, Origin, checked, hashed, limited, redirect};
 use crate::pages::{self, Oops};
 use crate::refusal::Refused;
 use crate::sessions::Person;
@@ -14,7 +14,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Characters of a new one; length is what counts, so nothing else is asked for.
@@ -22,6 +21,15 @@ const SHORTEST: usize = 12;
 const LONGEST: usize = 128;
 /// How often the first one's file is compared with what stands.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Why an API does nothing for somebody, and what to do.
+pub(crate) const MUST_CHANGE: &str = "a machine made this password, and it must be changed before anything else is done: \
+    POST /api/v1/password with {\"current\": \"…\", \"new\": \"…\"}, or the console's page Account";
+
+/// PURE: the paths of a change, and of going away.
+pub(crate) fn opens_before_a_change(path: &str) -> bool {
+    matches!(path, "/account" | "/sign-out" | "/api/v1/session" | "/api/v1/password")
+}
 
 /// PURE: why a password is not taken.
 fn flaw(new: &str, user: &str) -> Option<String> {
@@ -58,13 +66,19 @@ async fn change_checked(app: &App, person: &Person, current: &str, new: String) 
     if !checked(app, current, known.password.expose()).await? {
         return Err(Refused::new(StatusCode::FORBIDDEN, "The current password is wrong."));
     }
-    set(app, &person.name, new, Some(person.token.hash())).await?;
+    set(app, &person.name, new, Origin::Chosen, Some(person.token.hash())).await?;
     tracing::warn!(user = %person.name, "changed the own password; all other sessions have ended");
     Ok(())
 }
 
-async fn set(app: &App, user: &str, new: String, keep: Option<[u8; 32]>) -> Result<(), Refused> {
-    let hashed = hashed(app, new).await?;
+async fn set(
+    app: &App,
+    user: &str,
+    new: String,
+    origin: Origin,
+    keep: Option<[u8; 32]>,
+) -> Result<(), Refused> {
+    let hashed = hashed(app, new, origin).await?;
     let (hashed, keep) = (&hashed, keep.as_ref());
     app.db
         .write(|store, writer| async move { store.set_password(&writer, user, hashed, keep).await })
@@ -135,40 +149,35 @@ struct Reset {
 pub(crate) async fn reset(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
     let reset: Reset = read(&body)?;
     let mut said = json!({ "user": name });
-    let password = match reset.password {
+    let (password, origin) = match reset.password {
         Some(given) => match flaw(&given, &name) {
             Some(why) => return Err(Refused::bad(why)),
-            None => given,
+            None => (given, Origin::Chosen),
         },
         None => {
             let made = crate::secrets::random().map_err(|error| Refused::internal(error.to_string()))?;
             said["password"] = made.as_str().into();
-            made
+            (made, Origin::Made)
         }
     };
-    set(&app, &name, password, None).await?;
+    set(&app, &name, password, origin, None).await?;
     tracing::warn!(user = %name, "password given anew on this machine; all sessions have ended");
     Ok(Json(said).into_response())
 }
 
-/// Removes the file of the first password once another one stands, on whatever node it was changed; until then pages say
-/// that it is known to all who see the machine.
+/// Removes the file of the first password once another one stands, on whatever node it was changed.
 pub(crate) async fn retire_first(app: &App, file: &std::path::Path) {
     let mut compared = None::<String>;
     loop {
-        let Ok(first) = tokio::fs::read_to_string(file).await else {
-            app.first_password.store(false, Ordering::Relaxed);
-            return;
-        };
+        let Ok(first) = tokio::fs::read_to_string(file).await else { return };
         match standing(app, first.trim(), &mut compared).await {
-            Ok(true) => app.first_password.store(true, Ordering::Relaxed),
+            Ok(true) => {}
             Ok(false) => match tokio::fs::remove_file(file).await {
                 Ok(()) => {
                     tracing::info!(file = %file.display(), "the first password stands no more; its file is removed");
                 }
                 Err(error) => {
                     tracing::warn!(%error, file = %file.display(), "the file of a password that opens nothing stays");
-                    app.first_password.store(false, Ordering::Relaxed);
                     return;
                 }
             },

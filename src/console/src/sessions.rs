@@ -1,6 +1,7 @@
 //! Signed-in sessions. A token is 32 random bytes in a cookie; the database knows its SHA-256, so every node can check it.
 
 use crate::app::App;
+use crate::auth::{Origin, origin};
 use crate::refusal::Refused;
 use aws_lc_rs::{constant_time, digest, hmac, rand};
 use std::collections::HashMap;
@@ -21,6 +22,8 @@ const REMEMBERED: usize = 1_000;
 pub(crate) struct Person {
     pub(crate) name: String,
     pub(crate) token: Token,
+    /// A machine made the password: nothing but a change of it is open.
+    pub(crate) must_change: bool,
 }
 
 /// What the browser holds.
@@ -86,6 +89,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 struct Known {
     user: String,
     expires: i64,
+    must_change: bool,
     seen: Instant,
 }
 
@@ -96,13 +100,13 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    fn known(&self, hash: &[u8; 32], now: i64, age: Duration) -> Option<String> {
+    fn known(&self, hash: &[u8; 32], now: i64, age: Duration) -> Option<(String, bool)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let one = known.get(hash)?;
-        (one.expires > now && one.seen.elapsed() < age).then(|| one.user.clone())
+        (one.expires > now && one.seen.elapsed() < age).then(|| (one.user.clone(), one.must_change))
     }
 
-    pub(crate) fn remember(&self, hash: [u8; 32], user: &str, expires: i64) {
+    pub(crate) fn remember(&self, hash: [u8; 32], user: &str, expires: i64, must_change: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED {
             known.retain(|_, one| one.seen.elapsed() < FRESH);
@@ -110,7 +114,7 @@ impl Sessions {
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(hash, Known { user: user.to_owned(), expires, seen: Instant::now() });
+        known.insert(hash, Known { user: user.to_owned(), expires, must_change, seen: Instant::now() });
     }
 
     /// Of this user, but the one with this hash.
@@ -127,30 +131,35 @@ impl Sessions {
 /// Whose session this is by the database, now.
 pub(crate) async fn confirmed(app: &App, token: Token) -> Result<Option<Person>, Refused> {
     let found = app.db.store()?.session(&token.hash(), app.now()).await?;
-    Ok(found.map(|(name, _)| Person { name, token }))
+    Ok(found.map(|open| {
+        let must_change = origin(open.password.expose()) == Origin::Made;
+        Person { name: open.user, token, must_change }
+    }))
 }
 
 /// Whose session this is, if it goes on.
 pub(crate) async fn find(app: &App, token: Token) -> Result<Option<Person>, Refused> {
     let (hash, now) = (token.hash(), app.now());
-    if let Some(name) = app.sessions.known(&hash, now, FRESH) {
-        return Ok(Some(Person { name, token }));
+    // Who has to change a password may have done so on another node.
+    if let Some((name, false)) = app.sessions.known(&hash, now, FRESH) {
+        return Ok(Some(Person { name, token, must_change: false }));
     }
     let asked = match app.db.store() {
         Ok(store) => store.session(&hash, now).await.map_err(Refused::from),
         Err(refused) => Err(refused),
     };
     match asked {
-        Ok(Some((name, expires))) => {
-            app.sessions.remember(hash, &name, expires);
-            Ok(Some(Person { name, token }))
+        Ok(Some(open)) => {
+            let must_change = origin(open.password.expose()) == Origin::Made;
+            app.sessions.remember(hash, &open.user, open.expires, must_change);
+            Ok(Some(Person { name: open.user, token, must_change }))
         }
         Ok(None) => {
             app.sessions.forget(&hash);
             Ok(None)
         }
         Err(refused) => match app.sessions.known(&hash, now, WITHOUT_DATABASE) {
-            Some(name) => Ok(Some(Person { name, token })),
+            Some((name, must_change)) => Ok(Some(Person { name, token, must_change })),
             None => Err(refused),
         },
     }

@@ -1,6 +1,7 @@
 //! The certificate of the TLS port: the operator's, or one of our own made once.
 
 use crate::secrets;
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, crypto};
@@ -26,6 +27,17 @@ pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
         .map_err(|e| what(certificate, &e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// SHA-256 of the first certificate of a file (PEM), as browsers show it: `4A:7F:…`.
+///
+/// # Errors
+/// It cannot be read, or holds none.
+pub fn fingerprint(certificate: &Path) -> Result<String> {
+    let first = CertificateDer::from_pem_file(certificate).map_err(Error::other)?;
+    let bytes: Vec<String> =
+        digest(&SHA256, &first).as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    Ok(bytes.join(":"))
 }
 
 /// Makes certificate and key (PEM, 0600) when one of them is missing: for this node's name, the loopback and the address

@@ -13,16 +13,50 @@ use node::World;
 use serde_json::json;
 use std::io::Write;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_signs_in_and_watches_a_node_go() {
-    let Some(driver) = Driver::start("console").await else {
+async fn browser(name: &str) -> Option<Driver> {
+    let driver = Driver::start(name).await;
+    if driver.is_none() {
         // Past the test harness, which keeps what a passing test prints.
         let _ = writeln!(
             std::io::stderr(),
             "SKIPPED: chromium or chromedriver is not installed; `make setup` installs them"
         );
-        return;
-    };
+    }
+    driver
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_chooses_a_password_before_anything_else() {
+    let Some(driver) = browser("first-password").await else { return };
+    let world = World::start_anew().await;
+    let password = world.password().await;
+    let base = format!("https://{}", world.listen);
+    driver.go(&format!("{base}/cluster")).await;
+    driver.fill("input[name=name]", "admin").await;
+    driver.fill("input[name=password]", &password).await;
+    driver.click("button.main").await;
+    driver.wait_text("Choose a password of your own").await;
+    driver.screenshot("1-must-change").await;
+    // Neither an address nor the keys lead elsewhere.
+    driver.go(&format!("{base}/agents")).await;
+    driver.wait_text("Choose a password of your own").await;
+    driver.keys("go").await;
+    driver.wait_text("Choose a password of your own").await;
+    driver.fill("input[name=current]", &password).await;
+    driver.fill("input[name=new]", "correct-horse").await;
+    driver.fill("input[name=again]", "correct-horse").await;
+    driver.click("button.main").await;
+    driver.wait_text("have ended").await;
+    driver.screenshot("2-changed").await;
+    driver.keys("gc").await;
+    driver.wait_text("gives out leases").await;
+    assert_eq!(driver.complaints().await, Vec::<String>::new(), "the browser complains (content security?)");
+    driver.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_signs_in_and_watches_a_node_go() {
+    let Some(driver) = browser("console").await else { return };
     let world = World::start().await;
     fill::fill(&world, 60).await;
     let password = world.password().await;

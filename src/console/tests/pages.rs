@@ -73,19 +73,70 @@ async fn only_the_signed_in_see_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_a_machine_made_opens_nothing_but_its_change() {
+    let world = World::start_anew().await;
+    let first = world.password().await;
+    let mut web = Web::signed_in(&world).await;
+    let session: serde_json::Value = serde_json::from_str(&web.get("/api/v1/session").await.text).unwrap();
+    assert_eq!(session["must_change_password"], true);
+    let csrf = session["csrf"].as_str().unwrap().to_owned();
+    for path in
+        ["/", "/cluster", "/cluster/orders", "/agents", "/agents/1", "/modules/1", "/events", "/nowhere"]
+    {
+        let page = web.get(path).await;
+        assert_eq!((page.status, page.header("location")), (303, "/account"), "{path}");
+    }
+    for path in ["/modules/1/run", "/cluster/orders"] {
+        let form = format!("csrf={csrf}&order=add-node&node=");
+        assert_eq!(web.post(path, &form).await.header("location"), "/account", "{path}");
+    }
+    let account = web.get("/account").await.text;
+    assert!(
+        account.contains("Choose a password of your own") && !account.contains("href=\"/agents\""),
+        "{account}"
+    );
+    for (method, path) in [
+        ("GET", "/api/v1/agents"),
+        ("GET", "/live/cluster"),
+        ("GET", "/api/v1/nothing"),
+        ("POST", "/api/v1/checks"),
+        ("POST", "/api/v1/cluster/add-node"),
+    ] {
+        let answer = web.send(method, path, "{}", &[("x-csrf-token", &csrf)]).await;
+        let told = answer.text.contains("must be changed") && answer.text.contains("POST /api/v1/password");
+        assert!(answer.status == 403 && told, "{method} {path}: {} {}", answer.status, answer.text);
+    }
+    // What watches the machine goes on, and so does the command line.
+    assert_eq!(web.get("/healthz").await.status, 200);
+    let token = std::fs::read_to_string(world.dir.path().join("metrics.token")).unwrap();
+    let bearer = format!("Bearer {}", token.trim());
+    assert_eq!(web.send("GET", "/metrics", "", &[("authorization", &bearer)]).await.status, 200);
+    assert_eq!(node::ask(&world.api(), "GET", "/api/v1/agents", "").await.0, 200);
+
+    // A program does it; all is open at once.
+    let body = json!({"current": first, "new": "correct-horse"}).to_string();
+    let done = web.send("POST", "/api/v1/password", &body, &[("x-csrf-token", &csrf)]).await;
+    assert_eq!(done.status, 200, "{}", done.text);
+    for path in ["/", "/api/v1/agents", "/account"] {
+        assert_eq!(web.get(path).await.status, 200, "{path}");
+    }
+    assert!(!web.get("/account").await.text.contains("Choose a password"));
+    // Who goes away without it may do so.
+    let (_, text) = node::ask(&world.api(), "POST", "/api/v1/users/admin/password", "{}").await;
+    let given: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let given = given["password"].as_str().unwrap();
+    assert_eq!(web.post("/sign-in", &format!("name=admin&password={given}&next=%2F")).await.status, 303);
+    let session: serde_json::Value = serde_json::from_str(&web.get("/api/v1/session").await.text).unwrap();
+    let form = format!("csrf={}", session["csrf"].as_str().unwrap());
+    assert_eq!(web.post("/sign-out", &form).await.header("location"), "/sign-in");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_is_changed_by_its_owner_and_given_anew_by_the_machine() {
-    let world = World::start().await;
+    let world = World::start_anew().await;
     let first = world.password().await;
     let file = world.dir.path().join("admin.password");
     let (mut web, mut other) = (Web::signed_in(&world).await, Web::signed_in(&world).await);
-    let until = async |web: &mut Web, what: bool| {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while web.get("/account").await.text.contains("password of the first start") != what {
-            assert!(tokio::time::Instant::now() < deadline, "that the first password stands: {what}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    until(&mut web, true).await;
     let session: serde_json::Value = serde_json::from_str(&web.get("/api/v1/session").await.text).unwrap();
     let csrf = session["csrf"].as_str().unwrap().to_owned();
     let form = |current: &str, new: &str, again: &str| {
@@ -105,8 +156,11 @@ async fn a_password_is_changed_by_its_owner_and_given_anew_by_the_machine() {
     assert_eq!((done.status, done.header("location")), (303, "/account?changed=1"), "{}", done.text);
     assert!(web.get("/account?changed=1").await.text.contains("have ended"));
     assert_eq!(other.get("/").await.status, 303, "the other session has ended");
-    until(&mut web, false).await;
-    assert!(!file.exists(), "the file of the first password");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while file.exists() {
+        assert!(tokio::time::Instant::now() < deadline, "the file of the first password");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let sign_in = async |web: &mut Web, password: &str| {
         web.post("/sign-in", &format!("name=admin&password={password}&next=%2F")).await.status
     };
@@ -127,6 +181,7 @@ async fn a_password_is_changed_by_its_owner_and_given_anew_by_the_machine() {
     assert_eq!((status, &given["user"]), (200, &json!("admin")), "{text}");
     assert_eq!(other.get("/").await.status, 303, "all sessions have ended");
     assert_eq!(sign_in(&mut other, given["password"].as_str().unwrap()).await, 303);
+    assert_eq!(other.get("/").await.header("location"), "/account", "it must be changed, too");
     for (path, body, status) in [
         (reset, r#"{"password":"short"}"#, 400),
         ("/api/v1/users/nobody/password", "{}", 404),
@@ -134,6 +189,8 @@ async fn a_password_is_changed_by_its_owner_and_given_anew_by_the_machine() {
     ] {
         assert_eq!(node::ask(&world.api(), "POST", path, body).await.0, status, "{path} {body}");
     }
+    assert_eq!(sign_in(&mut other, "long+enough+for+all").await, 303);
+    assert_eq!(other.get("/").await.status, 200, "one that a person gave stands");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,6 +236,12 @@ async fn tries_are_limited_and_the_metrics_need_their_token() {
     let metrics = web.send("GET", "/metrics", "", &[("authorization", &bearer)]).await;
     assert!(metrics.text.contains("elpis_console_sign_in_failures_total 11"), "{}", metrics.text);
     assert_eq!(web.get("/healthz").await.text, "ok\n");
+    // The certificate that this connection was checked with.
+    let (_, said) = node::ask(&world.api(), "GET", "/api/v1/certificate", "").await;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let print = elpis_console::fingerprint(&world.dir.path().join("console.crt")).unwrap();
+    assert_eq!(said, json!({ "node": "n1", "sha256": print }));
+    assert!(print.len() == 32 * 3 - 1 && !print.contains(char::is_lowercase), "{print}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

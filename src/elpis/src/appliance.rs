@@ -5,6 +5,7 @@ mod install;
 mod join;
 pub(crate) mod machine;
 mod owners;
+mod previous;
 mod screen;
 mod source;
 mod tools;
@@ -67,9 +68,20 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                             println!("{}", update::order()?);
                             install::follow().await
                         }
+                        Appliance::Previous => {
+                            println!("{}", previous::order()?);
+                            install::follow().await
+                        }
+                        Appliance::TurnSlot => previous::turn(),
                         Appliance::WriteSlot => update::write(),
                         Appliance::Obey { orders } => machine::obey(orders),
                         Appliance::Verdict => update::verdict().await,
+                        Appliance::Certificate => {
+                            let said =
+                                Cluster::of_machine().api(Method::GET, "/api/v1/certificate", None).await?;
+                            println!("{}", said["sha256"].as_str().unwrap_or_default());
+                            Ok(())
+                        }
                         Appliance::Audit { json } => audit::run(*json),
                         Appliance::FactoryReset { confirm } => {
                             println!("{}", join::start_anew(&Cluster::of_machine(), confirm).await?);
@@ -213,6 +225,7 @@ fn facts() -> Facts {
         audit: audit.clone().filter(|(passed, _)| *passed).map(|(_, found)| found),
         work: tools::progress().map(|progress| (progress.work.label(), progress.line())),
         password: password.map(|text| text.trim().to_owned()),
+        certificate: elpis_console::fingerprint(&Path::new(STATE).join("console/console.crt")).ok(),
         problems: answers()
             .map_or_else(|e| vec![format!("{e:#}")], |(_, wrong)| wrong)
             .into_iter()

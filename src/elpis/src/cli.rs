@@ -1,8 +1,10 @@
 //! The command line: what commands there are and what they take. No work is done here.
 
+mod appliance;
 mod dev;
 mod servers;
 
+pub(crate) use appliance::Appliance;
 pub(crate) use dev::{Demo, Dev, Feed, Up};
 pub(crate) use servers::{
     AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon,
@@ -107,75 +109,6 @@ pub(crate) enum Command {
     Completion { shell: Shell },
 }
 
-#[derive(Clone, Debug, Subcommand)]
-pub(crate) enum Appliance {
-    /// Give each service the files that are its own; all other units start after it (root)
-    Owners,
-    /// Give the machine its name and wait for an address; the other units start after it (root)
-    Setup,
-    /// Form a cluster of one, or join the one that the kernel's command line names, unless that is done
-    Form,
-    /// Give this machine's own cluster of one up and join another (root)
-    Join {
-        /// A member, as it names itself with `elpis cluster add-node`
-        #[arg(value_name = "HOST:PORT")]
-        address: String,
-        /// The six words
-        #[arg(required = true, num_args = 1..=6)]
-        words: Vec<String>,
-        /// Name of this node, when it has agents of its own: they are lost
-        #[arg(long, value_name = "NAME")]
-        confirm: Option<String>,
-    },
-    /// Install this version on a disk; this start goes on from memory until the next one (root)
-    Install {
-        /// As the kernel names it, for example vda; auto = the only empty one
-        disk: String,
-        /// Lose what the disk holds
-        #[arg(long)]
-        erase: bool,
-    },
-    /// Write the disk (elpis-install@.service)
-    #[command(hide = true)]
-    WriteDisk {
-        /// DISK or DISK:erase
-        choice: String,
-    },
-    /// Write the newer version of the medium in the drive beside the one that runs; a restart starts it (root)
-    Update,
-    /// Write the slot that does not run (elpis-update.service)
-    #[command(hide = true)]
-    WriteSlot,
-    /// Do what the node agent has left an order for (elpis-order.service)
-    #[command(hide = true)]
-    Obey {
-        /// Folder with the order
-        orders: PathBuf,
-    },
-    /// Keep a new version that works, leave one that does not (elpis-verdict.service)
-    #[command(hide = true)]
-    Verdict,
-    /// Compare this machine with what a hardened one looks like, a line a check (root)
-    Audit {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Lose everything that this machine holds but its name and address, and start as on the first day (root)
-    FactoryReset {
-        /// This machine's name
-        #[arg(long, value_name = "NAME")]
-        confirm: String,
-    },
-    /// Remove everything but the machine's name, and start as on the first day (elpis-reset.service)
-    #[command(hide = true)]
-    Reset,
-    /// Show the status screen on this terminal
-    Screen,
-    /// Exit with 0 when this node works and with 1, and the reason, when it does not
-    Health,
-}
-
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct NodeCommand {
@@ -256,7 +189,8 @@ pub(crate) enum AddressOrder {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum User {
-    /// Give somebody who lost it a new password and end all of their sessions; without a file it is made and printed
+    /// Give somebody who lost it a new password and end all of their sessions; without a file it is made, printed, and to be
+    /// changed at the first sign-in
     ResetPassword {
         #[arg(default_value = "admin")]
         name: String,

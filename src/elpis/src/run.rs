@@ -159,6 +159,7 @@ pub(crate) fn console(options: ConsoleOptions) -> ExitCode {
     config.listen = options.listen;
     if let Some(file) = options.admin_password {
         config.admin_password = file;
+        config.admin_password_stands = true;
     }
     config.certificate = options.certificate.zip(options.certificate_key);
     serve(async move |stop| match elpis_console::run(config, stop).await {

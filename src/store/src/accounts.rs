@@ -20,7 +20,7 @@ statements! {
     CLOSE = "DELETE FROM tsession WHERE token=?";
     CLOSE_OTHERS = "DELETE FROM tsession WHERE id_user=? AND token<>?";
     PASSWORD = "UPDATE tuser SET password=? WHERE id_user=? AND disabled=0";
-    SESSION = "SELECT s.id_user, s.expires FROM tsession s JOIN tuser u ON u.id_user=s.id_user \
+    SESSION = "SELECT s.id_user, s.expires, u.password FROM tsession s JOIN tuser u ON u.id_user=s.id_user \
         WHERE s.token=? AND s.expires>? AND u.disabled=0";
     FIRST_SCHEDULED = "SELECT MIN(utimestamp) FROM trun_schedule";
     STATE_EVENTS = "SELECT utimestamp, event_type FROM tevent WHERE id_agent_module=? AND utimestamp<? \
@@ -53,6 +53,17 @@ pub struct Session {
     pub expires: i64,
     /// Where it was opened from.
     pub address: String,
+}
+
+/// A session that goes on.
+#[derive(Clone, Debug)]
+pub struct OpenSession {
+    /// Whose.
+    pub user: String,
+    /// Unix seconds.
+    pub expires: i64,
+    /// What stands for its user, argon2id in PHC form.
+    pub password: Secret,
 }
 
 impl Store {
@@ -111,12 +122,17 @@ impl Store {
         Ok(fenced!(self, w, "changing a password", |c| set_password(c, user, password, keep).await)?)
     }
 
-    /// User and end of the session with this token, if it goes on at `now` and its user is enabled.
-    pub async fn session(&self, token: &[u8; 32], now: i64) -> Result<Option<(String, i64)>, StoreError> {
+    /// The session with this token, if it goes on at `now` and its user is enabled.
+    pub async fn session(&self, token: &[u8; 32], now: i64) -> Result<Option<OpenSession>, StoreError> {
         let mut conn = self.acquire().await?;
-        run!(conn, "reading a session", |c| {
+        let row: Option<(String, i64, String)> = run!(conn, "reading a session", |c| {
             Ok(sqlx::query_as(SESSION).bind(token.as_slice()).bind(now).fetch_optional(&mut *c).await?)
-        })
+        })?;
+        Ok(row.map(|(user, expires, password)| OpenSession {
+            user,
+            expires,
+            password: Secret::new(password),
+        }))
     }
 
     /// When the first check was set up, Unix seconds; `None` = there never was one.

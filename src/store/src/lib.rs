@@ -36,7 +36,7 @@ mod statements;
 pub mod testdb;
 
 pub use access::{AccessError, AccessRole, Account, provide_access};
-pub use accounts::{Session, User};
+pub use accounts::{OpenSession, Session, User};
 pub use batch::{AgentSeen, Batch, Committed, Contact, Flush, ModuleSeen, Row};
 pub use changes::Changes;
 pub use endpoint::{Endpoint, Secret};

@@ -34,9 +34,14 @@ fn a_machine_works_after_its_first_boot() {
     let screen = guest.screen();
     assert!(screen.contains("a restart loses it"), "it does not say that it keeps nothing: {screen}");
     assert!(!screen.contains("Problem"), "{screen}");
-    let password = guest.until_word("admin, password ", SOON);
     // The page's own way in, over TLS with the machine's own certificate.
-    let api = Api::sign_in(&guest, &password);
+    let api = Api::first(&guest, &guest);
+    let print = api.certificate();
+    assert!(
+        screen.contains(&format!("certificate {} .. {}", &print[..23], &print[72..])),
+        "{print}: {screen}"
+    );
+    assert_eq!(api.get("/api/v1/certificate")["sha256"], print);
     send(&guest, "0.25");
     api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
     guest.until("the agent's value and the check's result", SOON, || {
@@ -82,8 +87,7 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     said(&guest, "BIOS, from the disk", took);
     let screen = guest.screen();
     assert!(!screen.contains("in memory") && !screen.contains("Problem"), "{screen}");
-    let password = guest.until_word("admin, password ", SOON);
-    let api = Api::sign_in(&guest, &password);
+    let api = Api::first(&guest, &guest);
     send(&guest, "0.25");
     api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
     guest.until("the agent's value and the check's result", SOON, || {
@@ -97,8 +101,8 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     let guest = Guest::from_disk(Firmware::Uefi, &disk);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "UEFI, from the disk, after a power cut", took);
-    assert_eq!(guest.until_word("admin, password ", SOON), password);
-    let api = Api::sign_in(&guest, &password);
+    assert!(!guest.screen().contains("admin, password "), "it was changed: {}", guest.screen());
+    let api = Api::sign_in(&guest, CHOSEN);
     guest.until("checks go on", SOON * 2, || api.ran("loopback") > newest);
     guest.until("what was accepted before the power was cut", SOON * 2, || api.has("load", "0.5"));
     // Two minutes after power-on.
@@ -126,7 +130,7 @@ fn is_updated(firmware: Firmware) {
 
     let guest = Guest::with_next(firmware, &disk);
     guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    let password = guest.until_word("admin, password ", SOON);
+    Api::first(&guest, &guest);
     let old = guest.until_word("Elpis ", SOON);
     send(&guest, "0.25");
     guest.press("u", "u again does it");
@@ -145,19 +149,68 @@ fn is_updated(firmware: Firmware) {
     guest.until_screen(&format!("Elpis {old}.1"), BOOT);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, &format!("{firmware:?}, the new version"), took);
-    let api = Api::sign_in(&guest, &password);
+    let api = Api::sign_in(&guest, CHOSEN);
     assert!(api.has("load", "0.25"), "the old version's values");
     let kept = format!("elpis_{old}.1.efi");
     guest.until("it is kept", SOON, || disk.versions().contains(&kept));
-    drop(guest);
+    goes_back(guest, firmware, &disk, &old);
 
     let guest = Guest::from_disk(firmware, &broken);
     let took = guest.until_screen(&format!("version {old}.1 did not start; {old} runs again"), BOOT * 2);
     said(&guest, &format!("{firmware:?}, three starts of a broken version and the old one"), took);
     guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    let api = Api::sign_in(&guest, &password);
+    let api = Api::sign_in(&guest, CHOSEN);
     assert!(api.has("load", "0.25"), "the old version's values");
     guest.until("it is not tried again", SOON, || !broken.versions().contains(&format!("{old}.1")));
+    guest.press("v", "v again does it");
+    guest.press("v", "there is no other version on this disk");
+}
+
+/// The version of before is started by its screen's order and stays, with what was stored meanwhile; so does the newer one
+/// afterwards. What is damaged is refused.
+fn goes_back(newer: Guest, firmware: Firmware, disk: &Disk, old: &str) {
+    let order = |guest: Guest| {
+        guest.press("v", "v again does it");
+        guest.press("v", "the other version is looked at");
+        guest.until_screen("Previous  on vda done", BOOT);
+        guest.press("p", "p again does it");
+        guest.press("p", "powering off");
+        guest.until_off(SOON);
+    };
+    let runs = |guest: &Guest, version: &str| {
+        let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
+        assert!(!guest.screen().contains("Problem"), "{}", guest.screen());
+        assert_eq!(guest.until_word("Elpis ", SOON), version);
+        said(guest, &format!("{firmware:?}, version {version}"), took);
+    };
+    send(&newer, "0.5");
+    let api = Api::sign_in(&newer, CHOSEN);
+    newer.until("a value of the newer version", SOON, || api.has("load", "0.5"));
+    order(newer);
+    let files = |first: &str, second: &str| {
+        let there = disk.versions();
+        there.contains(first) && there.contains(second)
+    };
+    let (kept, behind) = (format!("elpis_{old}.efi"), format!("elpis_{old}.1+0.efi"));
+    let guest = Guest::from_disk(firmware, disk);
+    runs(&guest, old);
+    let api = Api::sign_in(&guest, CHOSEN);
+    assert!(api.has("load", "0.5"), "the newer version's values");
+    guest.until("it is kept", SOON, || files(&kept, &behind));
+    drop(guest);
+
+    // It stays so. The newer one is there still, and whole.
+    let guest = Guest::from_disk(firmware, disk);
+    runs(&guest, old);
+    assert!(files(&kept, &behind), "{}", disk.versions());
+    order(guest);
+    let guest = Guest::from_disk(firmware, disk);
+    runs(&guest, &format!("{old}.1"));
+    guest.until("it is kept", SOON, || files(&kept, &format!("elpis_{old}.1.efi")));
+    disk.damage(0);
+    guest.press("v", "v again does it");
+    guest.press("v", &format!("version {old} cannot be started: its"));
+    assert!(files(&kept, &format!("elpis_{old}.1.efi")), "{}", disk.versions());
 }
 
 /// Files and owners of a version before this one: `target/iso/elpis-before.iso` is its image.
@@ -229,7 +282,7 @@ fn the_power_is_cut_again_and_again() {
     Guest::told("elpis.install=auto", &disk).until_off(BOOT);
     let guest = Guest::from_disk(Firmware::Bios, &disk);
     guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    let password = guest.until_word("admin, password ", SOON);
+    Api::first(&guest, &guest);
     drop(guest);
     let mut accepted = 0;
     for cut in 0..cuts {
@@ -246,7 +299,7 @@ fn the_power_is_cut_again_and_again() {
         }
         let guest = Guest::from_disk(firmware, &disk);
         let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-        let api = Api::sign_in(&guest, &password);
+        let api = Api::sign_in(&guest, CHOSEN);
         guest.until("what was accepted before the cut", SOON, || api.number("load") >= accepted);
         let begin = Instant::now();
         let until = Duration::from_secs(u64::from(3 + cut * 5 % 17));
@@ -258,7 +311,7 @@ fn the_power_is_cut_again_and_again() {
     }
     let guest = Guest::from_disk(Firmware::Bios, &disk);
     guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
-    let api = Api::sign_in(&guest, &password);
+    let api = Api::sign_in(&guest, CHOSEN);
     guest.until("what was accepted before the last cut", SOON, || api.number("load") >= accepted);
     assert!(accepted > 0, "nothing was accepted: this shows nothing");
 }
@@ -322,8 +375,7 @@ fn three_machines_are_joined_and_one_is_lost() {
         begin.elapsed().as_secs_f64(),
         joined.as_secs_f64()
     );
-    let password = first.until_word("admin, password ", SOON);
-    let api = Api::sign_in(&second, &password);
+    let api = Api::first(&first, &second);
     for number in 0..6 {
         let check = json!({ "check": format!("ping 127.0.0.{}", number + 1), "name": format!("p{number}"), "interval_s": 5 });
         api.post("/api/v1/checks", &check);
@@ -380,9 +432,8 @@ fn three_machines_are_updated_one_after_the_other() {
         guests[0].until_screen(joined, BOOT * 2);
         guests.push(guest);
     }
-    let password = guests[0].until_word("admin, password ", SOON);
     let old = guests[0].until_word("Elpis ", SOON);
-    let api = Api::sign_in(&guests[1], &password);
+    let api = Api::first(&guests[0], &guests[1]);
     for number in 0..6 {
         let check = json!({ "check": format!("ping 127.0.0.{}", number + 1), "name": format!("p{number}"), "interval_s": 10 });
         api.post("/api/v1/checks", &check);
@@ -408,7 +459,7 @@ fn three_machines_are_updated_one_after_the_other() {
         guest.until_screen(&format!("Elpis {old}.1"), SOON);
         guest.until_screen("Working, can lose 1 node", BOOT);
     }
-    let ledger = Api::sign_in(&guests[1], &password).get("/api/v1/ledger");
+    let ledger = Api::sign_in(&guests[1], CHOSEN).get("/api/v1/ledger");
     println!("meanwhile: {ledger}");
     assert_eq!(ledger["recorded_twice"], 0, "{ledger}");
 }
@@ -424,6 +475,9 @@ const AGENT: &str = "<?xml version='1.0' encoding='UTF-8'?>\n<agent_data os_name
     agent_name='probe'>\n<module>\n<name><![CDATA[load]]></name>\n<type><![CDATA[generic_data]]></type>\n\
     <data><![CDATA[LOAD]]></data>\n</module>\n</agent_data>\n";
 
+/// What the tests change the first password to.
+const CHOSEN: &str = "correct-horse-battery";
+
 /// A session of the console, as curl keeps it.
 struct Api<'a> {
     guest: &'a Guest,
@@ -431,6 +485,22 @@ struct Api<'a> {
 }
 
 impl Api<'_> {
+    /// With the password that one's screen shows, through another's console: it must be changed first, and the screen
+    /// forgets it.
+    fn first<'a>(shown: &Guest, guest: &'a Guest) -> Api<'a> {
+        let password = shown.until_word("admin, password ", SOON);
+        let api = Api::sign_in(guest, &password);
+        let refused = api.get("/api/v1/modules");
+        assert!(refused["error"].as_str().is_some_and(|text| text.contains("must be changed")), "{refused}");
+        let body = json!({ "current": password, "new": CHOSEN });
+        guest.until("the first password is changed", SIGN_IN, || {
+            api.send("/api/v1/password", &body);
+            api.get("/api/v1/session")["must_change_password"] == false
+        });
+        shown.until("the screen forgets it", SOON, || !shown.screen().contains("admin, password "));
+        api
+    }
+
     fn sign_in<'a>(guest: &'a Guest, password: &str) -> Api<'a> {
         let form = [
             "--show-error",
@@ -450,6 +520,17 @@ impl Api<'_> {
         }
         api.csrf = api.get("/api/v1/session")["csrf"].as_str().unwrap().to_owned();
         api
+    }
+
+    /// SHA-256 of the certificate that whoever connects gets, as OpenSSL writes it.
+    fn certificate(&self) -> String {
+        let at = self.guest.console;
+        let order = format!(
+            "openssl s_client -connect 127.0.0.1:{at} </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256"
+        );
+        let done = Command::new("sh").args(["-c", &order]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        said.trim().split('=').nth(1).unwrap_or_else(|| panic!("no fingerprint in {said:?}")).to_owned()
     }
 
     fn get(&self, path: &str) -> Value {
@@ -484,10 +565,9 @@ impl Api<'_> {
 
     /// Sends an order until it is taken: emulated, a console may be late with its first ones.
     fn post(&self, path: &str, body: &Value) {
-        let (token, body) = (format!("X-CSRF-Token: {}", self.csrf), body.to_string());
         self.guest.until(&format!("{path} is taken"), SOON, || {
-            let text = self.curl(path, &["-H", &token, "-H", "Content-Type: application/json", "-d", &body]);
-            serde_json::from_str::<Value>(&text).is_ok_and(|answer| answer["error"].is_null())
+            serde_json::from_str::<Value>(&self.send(path, body))
+                .is_ok_and(|answer| answer["error"].is_null())
         });
     }
 
@@ -496,6 +576,11 @@ impl Api<'_> {
         let (token, file) = (format!("X-CSRF-Token: {}", self.csrf), file.display().to_string());
         let text = self.curl(path, &["-H", &token, "--max-time", "900", "--upload-file", &file]);
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path} answers {text:?}"))
+    }
+
+    fn send(&self, path: &str, body: &Value) -> String {
+        let (token, body) = (format!("X-CSRF-Token: {}", self.csrf), body.to_string());
+        self.curl(path, &["-H", &token, "-H", "Content-Type: application/json", "-d", &body])
     }
 
     fn curl(&self, path: &str, more: &[&str]) -> String {

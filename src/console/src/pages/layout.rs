@@ -15,7 +15,6 @@ use elpis_store::StoreError;
 use maud::{DOCTYPE, Markup, html};
 use serde::Deserialize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 const THEME: &str = "elpis-theme";
 
@@ -27,8 +26,6 @@ pub(crate) struct View {
     pub(crate) cluster: Option<Arc<Status>>,
     pub(crate) writable: bool,
     pub(crate) now: i64,
-    /// The password that was made at the first start still opens.
-    first_password: bool,
     /// Only the live part is wanted.
     part: bool,
     way: String,
@@ -50,7 +47,6 @@ impl FromRequestParts<Arc<App>> for View {
             cluster: app.node.get().await.ok(),
             writable: app.db.can_write(),
             now: app.now(),
-            first_password: app.first_password.load(Ordering::Relaxed),
             part: wants_part(&parts.headers),
             way: parts.uri.path_and_query().map_or_else(|| "/".to_owned(), |way| way.as_str().to_owned()),
         })
@@ -131,8 +127,10 @@ impl View {
                 div {
                     a.brand href="/" { img src=(assets::icon()) alt=""; "Elpis" @if !name.is_empty() { small { (name) } } }
                     nav aria-label="Pages" {
-                        @for (path, label) in [("/", "Overview"), ("/cluster", "Cluster"), ("/agents", "Agents"), ("/events", "Events")] {
-                            a href=(path) aria-current=[(tab == label).then_some("page")] { (label) }
+                        @if !self.person.must_change {
+                            @for (path, label) in [("/", "Overview"), ("/cluster", "Cluster"), ("/agents", "Agents"), ("/events", "Events")] {
+                                a href=(path) aria-current=[(tab == label).then_some("page")] { (label) }
+                            }
                         }
                     }
                     div.side {
@@ -154,8 +152,8 @@ impl View {
 
     fn banner(&self) -> Markup {
         html! {
-            @if self.first_password {
-                p.note { strong { "The password of the first start still opens. " } "It lies on this machine, and an appliance shows it on its screen: " a href="/account" { "change it" } "." }
+            @if self.person.must_change {
+                p.note { strong { "Choose a password of your own. " } "A machine made the one that you have, and an appliance shows it on its screen: all other pages open when it is changed." }
             }
             @if !self.writable {
                 p.note { strong { "Read-only. " } "This node holds no lease, or has no database, right now. Pages show what can be read; changes are made on another node." }

@@ -47,8 +47,17 @@ impl Drop for World {
 }
 
 impl World {
-    /// Node agent, database and console, ready for requests.
+    /// Node agent, database and console, ready for requests. The administrator has chosen the password.
     pub(crate) async fn start() -> World {
+        World::started(true).await
+    }
+
+    /// As a machine starts for the first time: the administrator's password was made by it.
+    pub(crate) async fn start_anew() -> World {
+        World::started(false).await
+    }
+
+    async fn started(admin_password_stands: bool) -> World {
         let db = TestDb::fresh().await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let endpoint = db.endpoint();
@@ -74,7 +83,11 @@ impl World {
             end.run_until_cancelled(async { served.await.unwrap() }).await;
         });
         let listen = free_address();
-        let config = ConsoleConfig { listen, ..ConsoleConfig::new(socket, dir.path().to_path_buf()) };
+        let config = ConsoleConfig {
+            listen,
+            admin_password_stands,
+            ..ConsoleConfig::new(socket, dir.path().to_path_buf())
+        };
         let end = stop.clone();
         tokio::spawn(async move { elpis_console::run(config, end).await.unwrap() });
         let world = World { db, dir, listen, status, lease, stop };

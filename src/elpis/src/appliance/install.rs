@@ -57,8 +57,8 @@ pub(super) async fn order(node: &Cluster, choice: &Choice) -> Result<String> {
 
 /// A unit of ours works on a disk.
 pub(super) fn runs() -> bool {
-    let asked =
-        Command::new("systemctl").args(["is-active", &format!("{UNIT}*"), super::update::UNIT]).output();
+    let units = [&format!("{UNIT}*"), super::update::UNIT, super::previous::UNIT];
+    let asked = Command::new("systemctl").arg("is-active").args(units).output();
     asked.is_ok_and(|said| {
         String::from_utf8_lossy(&said.stdout).lines().any(|line| line == "active" || line == "activating")
     })

@@ -1,6 +1,6 @@
 //! The status screen: draws, reads keys, gives orders.
 
-use super::{facts, install, join, status, update};
+use super::{facts, install, join, previous, status, update};
 use crate::find::Cluster;
 use crate::operate::cluster::address_and_words;
 use anyhow::{Context, Result};
@@ -104,13 +104,17 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
             Ok(options) => join::move_to(node, &options).await.map(|said| vec![said]),
         },
         Deed::Update => update::order().map(|said| vec![said]),
+        Deed::Previous => previous::order().map(|said| vec![said]),
         Deed::Drain => drain(node).await.map(|said| vec![said]),
         Deed::Reset(name) => join::start_anew(node, name.trim()).await.map(|said| vec![said]),
         Deed::Password => {
             let given = node.api(Method::POST, "/api/v1/users/admin/password", Some(&json!({}))).await;
             given.map(|given| {
                 let password = given["password"].as_str().unwrap_or_default();
-                vec![format!("User admin has the password {password}"), "It is shown this once.".to_owned()]
+                vec![
+                    format!("User admin has the password {password}"),
+                    "It is shown this once, and must be changed at the first sign-in.".to_owned(),
+                ]
             })
         }
         // By systemd: units end in their order.

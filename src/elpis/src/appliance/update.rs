@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use elpis_appliance::disk::{grub_variables, part_device};
 use elpis_appliance::install::{Progress, Work};
 use elpis_appliance::medium::is_newer;
-use elpis_appliance::slots::{Act, Slot, TRIES, entry_name, on_trial, read_grub, works};
+use elpis_appliance::slots::{Act, Slot, entry_name, grub_of, on_trial, read_grub, works};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
@@ -56,7 +56,7 @@ pub(super) fn version() -> Result<String> {
 }
 
 /// Disk and slot that run.
-fn running() -> Result<(String, Slot)> {
+pub(super) fn running() -> Result<(String, Slot)> {
     let path = Path::new(NOTES).join("installed");
     let device = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let device = device.trim();
@@ -101,7 +101,7 @@ fn write_slot(disk: &str, slot: Slot, source: &Source, told: &mut Told) -> Resul
         "version {old} has not shown yet that it works, and is needed when {new} does not: try again when this node works"
     );
     // Until all of it is there nothing may start what is half written.
-    boot.set_grub(&[("good", slot.other().letter())])?;
+    boot.set_grub(&grub_of(slot.other(), None))?;
     for name in entries.iter().filter(|name| **name != kept) {
         boot.remove(name)?;
     }
@@ -111,8 +111,7 @@ fn write_slot(disk: &str, slot: Slot, source: &Source, told: &mut Told) -> Resul
     let draft = boot.0.at.join("EFI/Linux/new");
     source.copy_uefi(&draft)?;
     fs::rename(&draft, boot.0.at.join("EFI/Linux").join(entry_name(&new, true)))?;
-    let left = TRIES.to_string();
-    boot.set_grub(&[("good", slot.other().letter()), ("try", slot.letter()), ("left", &left)])?;
+    boot.set_grub(&grub_of(slot.other(), Some(slot)))?;
     boot.0.end()?;
     // Of an earlier try: what comes of this one is not known yet.
     let _ = fs::remove_file(FELL_BACK);
@@ -143,15 +142,9 @@ pub(super) async fn verdict() -> Result<()> {
     }
     let boot = Boot::open(&disk)?;
     let verdict = works(&boot.entries()?, &boot.grub()?, &version, slot);
-    for act in &verdict.acts {
-        match act {
-            Act::Rename { from, to } => boot.rename(from, to)?,
-            Act::Remove(name) => boot.remove(name)?,
-        }
-    }
+    boot.carry_out(&verdict.acts)?;
     if let Some(variables) = &verdict.grub {
-        let pairs: Vec<(&str, &str)> = variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        boot.set_grub(&pairs)?;
+        boot.set_grub(variables)?;
     }
     boot.0.end()?;
     if trial {
@@ -165,14 +158,14 @@ pub(super) async fn verdict() -> Result<()> {
 }
 
 /// The part that boot loaders read.
-struct Boot(Mounted);
+pub(super) struct Boot(pub(super) Mounted);
 
 impl Boot {
-    fn open(disk: &str) -> Result<Boot> {
+    pub(super) fn open(disk: &str) -> Result<Boot> {
         Ok(Boot(Mounted::new(&part_device(disk, 2), "boot", &["-t", "vfat", "-o", "umask=0077"])?))
     }
 
-    fn entries(&self) -> Result<Vec<String>> {
+    pub(super) fn entries(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.0.at.join("EFI/Linux")).context("the boot part has no EFI/Linux")? {
             names.push(entry?.file_name().to_string_lossy().into_owned());
@@ -197,12 +190,20 @@ impl Boot {
         Ok(read_grub(&String::from_utf8_lossy(&text)))
     }
 
+    pub(super) fn carry_out(&self, acts: &[Act]) -> Result<()> {
+        acts.iter().try_for_each(|act| match act {
+            Act::Rename { from, to } => self.rename(from, to),
+            Act::Remove(name) => self.remove(name),
+        })
+    }
+
     /// In place: GRUB itself writes this file where it lies.
-    fn set_grub(&self, pairs: &[(&str, &str)]) -> Result<()> {
+    pub(super) fn set_grub(&self, pairs: &BTreeMap<String, String>) -> Result<()> {
         use std::os::unix::fs::FileExt;
         let file = fs::OpenOptions::new().write(true).open(self.0.at.join("grub/grubenv"));
         let file = file.context("cannot write GRUB's variables")?;
-        file.write_all_at(&grub_variables(pairs), 0)?;
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        file.write_all_at(&grub_variables(&pairs), 0)?;
         Ok(file.sync_all()?)
     }
 }

@@ -160,7 +160,8 @@ pub(crate) struct ConsoleOptions {
     /// Address for browsers and API clients (TLS)
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
-    /// File with the first administrator's password; made where it is missing (default: admin.password in the folder)
+    /// File with the first administrator's password; made where it is missing. Without this option it is admin.password
+    /// in the folder, and must be changed at the first sign-in
     #[arg(long, value_name = "PATH")]
     pub(crate) admin_password: Option<PathBuf>,
     /// Certificate chain (PEM); without, one of our own is made once
