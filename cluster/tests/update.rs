@@ -101,11 +101,11 @@ async fn until(
 ) -> (Status, Vec<String>) {
     let (begun, mut restarted) = (Instant::now(), Vec::new());
     loop {
-        for at in 0..nodes.len() {
-            if machines[at].starts() {
+        for (at, machine) in machines.iter().enumerate() {
+            if machine.starts() {
                 let node = nodes.remove(at);
                 let config = node.end().await;
-                machines[at].started();
+                machine.started();
                 restarted.push(config.raft.name.clone());
                 nodes.insert(at, Node::start(config));
             }

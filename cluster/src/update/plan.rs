@@ -321,9 +321,7 @@ impl Planner {
     /// What the node still has, in words; `None` = it may start anew.
     fn holds_still(&self, sight: &Sight<'_>, rollout: &Rollout, id: NodeId) -> Option<String> {
         let state = sight.state;
-        if takers(state, id).next().is_none() {
-            return None;
-        }
+        takers(state, id).next()?;
         let leads = sight.me == id;
         let group = state.group.as_ref();
         let primary = group.is_some_and(|group| group.primary == id || group.failing_over);
