@@ -111,13 +111,14 @@ pub(super) async fn choose(agent: &Agent) -> Profile {
     loop {
         let margins = margins(agent);
         if i64::from(margins.seconds) * 1000 >= FIRST_MS {
-            let profile = margins.choice();
+            let profile = margins.first_choice();
             tracing::info!(%profile, ?margins, "measured");
-            let why = match Profile::ALL.iter().rev().find(|quicker| **quicker < profile) {
-                Some(quicker) => margins.against(*quicker).unwrap_or_default(),
-                None => "nothing measured is against it".to_owned(),
-            };
-            agent.note(None, "cluster", &format!("profile {profile} chosen: {why}"));
+            let found = format!(
+                "longest stall {} ms, one write to the disk in 100 {} ms, counted twice",
+                margins.stall_max_ms,
+                margins.sync_p99_ms.unwrap_or(0)
+            );
+            agent.note(None, "cluster", &format!("profile {profile} chosen: {found}"));
             return profile;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

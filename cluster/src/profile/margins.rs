@@ -11,7 +11,8 @@
 //! | a write that is on the disk (fdatasync), 99 of 100 | 10 | 30 ms | 50 ms | 100 ms |
 //! | round trip to the master, 99 of 100 | 20 | 15 ms | 25 ms | 50 ms |
 //!
-//! Of few values the worst counts: of the seconds before a cluster is made, each stall.
+//! Of few values the worst counts: of the seconds before a cluster is made, each stall. And a machine that does nothing yet
+//! shows its best side: for the choice at that moment ([`Margins::first_choice`]) all counts twice.
 
 use super::Profile;
 use serde::{Deserialize, Serialize};
@@ -176,6 +177,24 @@ impl Margins {
     #[must_use]
     pub fn choice(&self) -> Profile {
         Profile::ALL.into_iter().find(|profile| self.excesses(*profile).is_empty()).unwrap_or(Profile::Metro)
+    }
+
+    /// The profile of a cluster that is made now, before the machine has any work.
+    #[must_use]
+    pub fn first_choice(&self) -> Profile {
+        self.twice().choice()
+    }
+
+    /// With everything twice as slow.
+    fn twice(&self) -> Margins {
+        Margins {
+            stall_max_ms: self.stall_max_ms.saturating_mul(2),
+            stall_third_ms: self.stall_third_ms.saturating_mul(2),
+            stall_p999_ms: self.stall_p999_ms.saturating_mul(2),
+            sync_p99_ms: self.sync_p99_ms.map(|ms| ms.saturating_mul(2)),
+            trip_p99_ms: self.trip_p99_ms.map(|ms| ms.saturating_mul(2)),
+            ..*self
+        }
     }
 
     /// In words, what does not fit a profile; `None` = all fits.

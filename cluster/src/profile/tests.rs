@@ -255,6 +255,10 @@ fn the_choice_follows_what_was_measured() {
         assert_eq!(margins.choice(), choice, "{stalls:?} {syncs:?} {margins:?}");
         assert_eq!(margins.against(choice).is_none(), choice < Metro || margins.excesses(Metro).is_empty());
     }
+    // Before it has any work, a machine shows its best side.
+    for (stall, choice) in [(50, Lan), (51, Safe), (83, Safe), (84, Metro), (170, Metro)] {
+        assert_eq!(measured(&[(499, 1), (1, stall)], &[(100, 2)]).first_choice(), choice, "{stall}");
+    }
     let hopeless = measured(&[(500, 2_500)], &[(10, 3_000)]);
     assert_eq!(hopeless.choice(), Metro);
     let why = hopeless.against(Metro).unwrap();

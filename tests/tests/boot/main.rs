@@ -34,6 +34,7 @@ fn a_machine_works_after_its_first_boot() {
     let screen = guest.screen();
     assert!(screen.contains("a restart loses it"), "it does not say that it keeps nothing: {screen}");
     assert!(!screen.contains("Problem"), "{screen}");
+    println!("measured before it made its cluster: {}", profile(&guest));
     // The page's own way in, over TLS with the machine's own certificate.
     let api = Api::first(&guest, &guest);
     let print = api.certificate();
@@ -357,6 +358,8 @@ fn three_machines_are_joined_and_one_is_lost() {
     let first = Guest::on(&wire.place(1), "");
     let took = first.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&first, "the first", took);
+    let chosen = profile(&first);
+    println!("it chose profile {chosen}");
     let words = first.let_in("");
     let (address, secret) = words.split_once(' ').unwrap();
     let told = format!("elpis.join={address} elpis.words={}", secret.replace(' ', "-"));
@@ -375,6 +378,10 @@ fn three_machines_are_joined_and_one_is_lost() {
         begin.elapsed().as_secs_f64(),
         joined.as_secs_f64()
     );
+    // Whatever each measured for its own cluster: who joins takes that of the cluster.
+    for guest in [&second, &third] {
+        guest.until_screen(&format!(", profile {chosen}"), SOON);
+    }
     let api = Api::first(&first, &second);
     for number in 0..6 {
         let check = json!({ "check": format!("ping 127.0.0.{}", number + 1), "name": format!("p{number}"), "interval_s": 5 });
@@ -462,6 +469,13 @@ fn three_machines_are_updated_one_after_the_other() {
     let ledger = Api::sign_in(&guests[1], CHOSEN).get("/api/v1/ledger");
     println!("meanwhile: {ledger}");
     assert_eq!(ledger["recorded_twice"], 0, "{ledger}");
+}
+
+/// The timing profile that the screen shows. Emulated machines stall: mostly it is metro.
+fn profile(guest: &Guest) -> String {
+    let profile = guest.until_word(", profile ", SOON);
+    assert!(["lan", "safe", "metro"].contains(&profile.as_str()), "{profile}");
+    profile
 }
 
 /// When each module ran last, Unix seconds.
