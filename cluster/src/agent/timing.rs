@@ -172,6 +172,16 @@ pub(super) async fn order(agent: &Agent, member: &Member, order: Order) -> Resul
             old.join(", ")
         )));
     }
+    // Half done it would be slow to elect and quick to lose leases: it is not begun where it cannot end.
+    let away: Vec<&str> =
+        state.members().filter(|(_, node)| !node.live()).map(|(_, node)| node.name.as_str()).collect();
+    if profile > state.profile.claim && !away.is_empty() {
+        return Err(no(format!(
+            "{} is not up, and a slower profile waits for every member: start it, remove or replace it first; nothing \
+             was changed",
+            away.join(", ")
+        )));
+    }
     member.node.propose(Command::Profile(Change::Wanted(profile))).await?;
     super::orders::audit(member, &format!("profile {profile} wanted")).await;
     Ok(())
