@@ -142,6 +142,8 @@ fn write(choice: &Choice, told: &mut Told) -> Result<()> {
     source.write_root(&part_device(&disk, Slot::A.number()), told)?;
     told.step("boot loaders")?;
     bios(&source, &device, &disk)?;
+    // Whoever closes a written disk has udev read its parts anew: for a moment they are not there.
+    run("udevadm", &["settle", "--timeout=30"])?;
     boot_files(&source, &disk)?;
     told.step("file systems for the state")?;
     state(&disk)
