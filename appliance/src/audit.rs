@@ -333,6 +333,7 @@ mod tests {
                 ("run/gate", 704, 712, 0o2750),
                 ("database", 700, 710, 0o700),
                 ("database/gate", 700, 704, 0o3770),
+                ("update", 700, 710, 0o700),
                 ("console", 705, 705, 0o700),
                 ("tentacle", 701, 701, 0o700),
                 ("spool", 701, 700, 0o2770),
@@ -386,8 +387,8 @@ mod tests {
             }),
             ("port 443 listens user 700", |s| s.tcp = s.tcp.replace(" 705\n", " 700\n")),
             ("no unit could be read", |s| s.units.clear()),
-            ("/spool is of 700:700, 700", |s| s.owned[7] = ("spool".into(), 700, 700, 0o700)),
-            ("/node.key is of 705, 600", |s| s.owned[8].1 = 705),
+            ("/spool is of 700:700, 700", |s| s.owned[8] = ("spool".into(), 700, 700, 0o700)),
+            ("/node.key is of 705, 600", |s| s.owned[9].1 = 705),
         ];
         for (says, change) in changes {
             let mut seen = good();
