@@ -515,6 +515,7 @@ pub(super) fn metrics(agent: &Agent) -> String {
         ("stall_max", Some(margins.stall_max_ms)),
         ("stall_p999", Some(margins.stall_p999_ms)),
         ("sync_p99", margins.sync_p99_ms),
+        ("greet_p90", margins.greet_p90_ms),
         ("trip_p99", margins.trip_p99_ms),
     ] {
         if let Some(ms) = ms {

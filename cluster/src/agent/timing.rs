@@ -5,17 +5,21 @@ use super::member::Member;
 use super::messages::Knowledge;
 use super::sock::No;
 use super::{Agent, AgentError, locked, status};
+use crate::identity::Identity;
 use crate::profile::margins::{Margins, What};
 use crate::profile::{Agreed, Change, Kept, Profile, Shown};
 use crate::state::{ClusterState, Command};
+use crate::tls;
 use crate::types::monotonic_ms;
 use elpis_watch::NodeId;
 use hyper::StatusCode;
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A choice needs so long a measurement; until then it is measured more often.
 const FIRST_MS: i64 = 5_000;
@@ -23,6 +27,9 @@ const FIRST_MS: i64 = 5_000;
 const SLEEP: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(50)];
 /// Pace of writes that are measured.
 const SYNC_MS: [i64; 2] = [50, 10_000];
+/// Pace of handshakes that are measured, and how long one may take.
+const GREET_MS: [i64; 2] = [200, 60_000];
+const GREET: Duration = Duration::from_secs(5);
 /// File of those writes.
 const PROBE: &str = "margins.probe";
 /// Shorter measurements warn of nothing.
@@ -67,7 +74,8 @@ pub struct MarginsLine {
 /// Measures until the node agent stops.
 pub(super) async fn measure(agent: Arc<Agent>) {
     let began = monotonic_ms();
-    let mut synced = began - SYNC_MS[0];
+    let (mut synced, mut greeted) = (began - SYNC_MS[0], began - GREET_MS[0]);
+    let identity = agent.identity.lock().await.clone();
     let probe = agent.config.raft.data_dir.join(PROBE);
     loop {
         let late = usize::from(monotonic_ms() - began >= FIRST_MS);
@@ -88,7 +96,28 @@ pub(super) async fn measure(agent: Arc<Agent>) {
             }
             synced = monotonic_ms();
         }
+        if now - greeted >= GREET_MS[late] {
+            let begin = monotonic_ms();
+            match tokio::time::timeout(GREET, greet(&identity)).await {
+                Ok(Err(error)) => tracing::debug!(%error, "handshakes cannot be measured"),
+                // One that takes too long counts as long as it was waited for.
+                _ => locked(&agent.gauge).add(now, What::Greet, monotonic_ms() - begin),
+            }
+            greeted = monotonic_ms();
+        }
     }
+}
+
+/// A handshake as between two nodes, with itself.
+async fn greet(identity: &Identity) -> io::Result<()> {
+    let server = tls::server(identity).map_err(io::Error::other)?;
+    let client = tls::client(identity, Some(&identity.spki), tls::ALPN_PEER).map_err(io::Error::other)?;
+    let name = ServerName::try_from("elpis").map_err(io::Error::other)?;
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (connected, accepted) =
+        tokio::join!(TlsConnector::from(client).connect(name, near), TlsAcceptor::from(server).accept(far));
+    connected?;
+    accepted.map(|_| ())
 }
 
 /// A write as small as an entry of the log, until it is on the disk.
@@ -114,9 +143,10 @@ pub(super) async fn choose(agent: &Agent) -> Profile {
             let profile = margins.first_choice();
             tracing::info!(%profile, ?margins, "measured");
             let found = format!(
-                "longest stall {} ms, one write to the disk in 100 {} ms, counted twice",
+                "longest stall {} ms, one write to the disk in 100 {} ms, one handshake in 10 {} ms, counted twice",
                 margins.stall_max_ms,
-                margins.sync_p99_ms.unwrap_or(0)
+                margins.sync_p99_ms.unwrap_or(0),
+                margins.greet_p90_ms.unwrap_or(0)
             );
             agent.note(None, "cluster", &format!("profile {profile} chosen: {found}"));
             return profile;

@@ -259,6 +259,14 @@ fn the_choice_follows_what_was_measured() {
     for (stall, choice) in [(50, Lan), (51, Safe), (83, Safe), (84, Metro), (170, Metro)] {
         assert_eq!(measured(&[(499, 1), (1, stall)], &[(100, 2)]).first_choice(), choice, "{stall}");
     }
+    for (greet, choice) in [(10, Lan), (11, Safe), (15, Safe), (16, Metro)] {
+        let mut gauge = Gauge::default();
+        (0..18).for_each(|_| gauge.add(0, What::Greet, 1));
+        (0..2).for_each(|_| gauge.add(0, What::Greet, 400));
+        assert_eq!(gauge.margins(5_000).first_choice(), Lan, "two in twenty");
+        (0..20).for_each(|_| gauge.add(0, What::Greet, greet));
+        assert_eq!(gauge.margins(5_000).first_choice(), choice, "{greet}");
+    }
     let hopeless = measured(&[(500, 2_500)], &[(10, 3_000)]);
     assert_eq!(hopeless.choice(), Metro);
     let why = hopeless.against(Metro).unwrap();

@@ -113,6 +113,7 @@ pub(super) fn profile(seen: &Value) -> String {
             ms("stall_max_ms"),
             ms("stall_p999_ms"),
             ms("sync_p99_ms"),
+            ms("greet_p90_ms"),
             ms("trip_p99_ms"),
         ]
     };
@@ -125,6 +126,7 @@ pub(super) fn profile(seen: &Value) -> String {
         "longest stall",
         "1 in 1,000",
         "disk, 1 in 100",
+        "handshake, 1 in 10",
         "to the master, 1 in 100",
     ];
     let fits = match seen["profile"]["fits"].as_str() {
