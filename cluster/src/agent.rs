@@ -61,6 +61,7 @@ use registry::Registry;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -253,6 +254,13 @@ impl Agent {
         locked(&self.failed).get_or_insert(error);
         self.stop.cancel();
     }
+}
+
+/// Ticks at this pace; late ones put the next ones off.
+fn every(pace: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(pace);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Locks; what a panicked holder left is as good as what was there before: no update here is half.

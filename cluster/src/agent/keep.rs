@@ -19,8 +19,7 @@ fn given_up(agent: &Agent, generation: u64, mark: &GivenUp) {
 
 /// Until the node agent stops.
 pub(super) async fn run(agent: Arc<Agent>) {
-    let mut ticks = tokio::time::interval(PACE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::every(PACE);
     let mut before = boot_ms();
     loop {
         tokio::select! {

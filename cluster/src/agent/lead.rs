@@ -277,8 +277,7 @@ pub(super) fn knowledge(agent: &Agent, member: &Member) -> Option<Knowledge> {
 
 /// Until the node agent stops.
 pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
-    let mut ticks = tokio::time::interval(PACE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::every(PACE);
     loop {
         tokio::select! {
             () = agent.stop.cancelled() => return,

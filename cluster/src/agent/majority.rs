@@ -177,8 +177,7 @@ pub(super) async fn ask_all(member: &Member) -> BTreeMap<NodeId, Alive> {
 
 /// Until the node agent stops.
 pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
-    let mut ticks = tokio::time::interval(PACE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::every(PACE);
     let mut said = false;
     loop {
         tokio::select! {

@@ -21,8 +21,7 @@ const PUBLISH: Duration = Duration::from_millis(100);
 /// Renews until the node agent stops.
 pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
     let places = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut ticks = tokio::time::interval(PACE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::every(PACE);
     loop {
         tokio::select! {
             () = agent.stop.cancelled() => return,
@@ -120,8 +119,7 @@ fn say(agent: &Agent, member: &Member, view: &RaftView) -> Renew {
 /// Tells the watch streams of the lease, until the node agent stops.
 pub(super) async fn publish(agent: Arc<Agent>, member: Arc<Member>) {
     let mut states = member.node.state();
-    let mut ticks = tokio::time::interval(PUBLISH);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::every(PUBLISH);
     loop {
         member.publish();
         tokio::select! {

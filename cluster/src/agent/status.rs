@@ -527,6 +527,9 @@ pub(super) fn metrics(agent: &Agent) -> String {
     {
         line("profile", &format!("{{part=\"{part}\",profile=\"{profile}\"}}"), 1);
     }
+    if let Some(update) = update::line(&state, None) {
+        line("update", &format!("{{version=\"{}\",state=\"{}\"}}", update.version, update.state), 1);
+    }
     line("moves", "", i64::try_from(state.moves().count()).unwrap_or(i64::MAX));
     if let Some(told) = member.desk.told() {
         for (name, labels, value) in disk::figures(&state, &told.disks) {

@@ -268,6 +268,9 @@ impl Planner {
                 if !runs_new && !seen.fell_back.is_empty() {
                     return Err(format!("{version} did not work on {name}, which runs {} again", seen.runs));
                 }
+                if !runs_new && !seen.failed.is_empty() {
+                    return Err(format!("{name} cannot start anew: {}", seen.failed));
+                }
                 in_time(RESTART_MS, "has not come back with the new version")?;
                 if node.live() && !runs_new && seen.written == *version {
                     next.orders.insert(id, order(Act::Restart));

@@ -103,18 +103,28 @@ async fn give(app: &App, order: Order, node: Option<&str>, who: &str) -> Result<
         (_, Some(node)) if !node.is_empty() => json!({ "node": node }),
         _ => return Err(Refused::bad("Which node? Give its name.")),
     };
-    let path = order.path();
-    let asked = elpis_watch::request::<Value>(&app.node.socket, Method::POST, &path, Some(&body));
+    let done = ask(app, &order.path(), &body).await;
+    tracing::info!(user = %who, order = order.name(), node = node.unwrap_or_default(), done = done.is_ok(), "an order");
+    done
+}
+
+/// Asks the node agent for something that a person or a program orders.
+pub(crate) async fn ask(app: &App, path: &str, body: &Value) -> Result<Value, Refused> {
+    let asked = elpis_watch::request::<Value>(&app.node.socket, Method::POST, path, Some(body));
     let done = tokio::time::timeout(PATIENCE, asked).await;
     let done = done
         .map_err(|_| Refused::unavailable("The node agent does not answer; look at the cluster's page."))?;
-    tracing::info!(user = %who, order = order.name(), node = node.unwrap_or_default(), done = done.is_ok(), "an order");
-    done.map_err(|error| match error {
+    done.map_err(refusal)
+}
+
+/// The node agent's own words, with its status.
+pub(crate) fn refusal(error: LinkError) -> Refused {
+    match error {
         LinkError::Refused { status, error } => {
             Refused::new(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), error)
         }
         other => other.into(),
-    })
+    }
 }
 
 #[derive(Deserialize)]

@@ -4,16 +4,15 @@
 use crate::api::Answer;
 use crate::app::App;
 use crate::auth::Confirm;
+use crate::orders::{ask, refusal};
 use crate::pages::{Oops, View};
 use crate::refusal::Refused;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Form, Multipart, Path, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
-use elpis_watch::{LinkError, Method};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io::Error;
@@ -23,8 +22,8 @@ use tokio::sync::mpsc;
 
 /// For all of an image, over a slow line too.
 const UPLOAD: Duration = Duration::from_secs(3600);
-/// A node agent waits for a master by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// So much of a form that is refused is read: no image is larger.
+const REST: usize = 1 << 30;
 /// Parts of an image on their way through.
 const PARTS: usize = 4;
 
@@ -54,22 +53,6 @@ pub(crate) struct Plan {
     pub(crate) against: Vec<String>,
 }
 
-fn refusal(error: LinkError) -> Refused {
-    match error {
-        LinkError::Refused { status, error } => {
-            Refused::new(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), error)
-        }
-        other => other.into(),
-    }
-}
-
-async fn ask(app: &App, path: &str, body: &Value) -> Result<Value, Refused> {
-    let asked = elpis_watch::request::<Value>(&app.node.socket, Method::POST, path, Some(body));
-    let done = tokio::time::timeout(PATIENCE, asked).await;
-    let done = done.map_err(|_| Refused::unavailable("The node agent does not answer; try again."))?;
-    done.map_err(refusal)
-}
-
 async fn send(app: &App, body: Body, who: &str) -> Result<Value, Refused> {
     let done = elpis_watch::upload::<Value, _>(&app.node.socket, "/v1/update/image", body, UPLOAD).await;
     tracing::info!(user = %who, done = done.is_ok(), "an image for an update");
@@ -94,12 +77,14 @@ async fn order_by_api(State(app): State<Arc<App>>, Path(order): Path<String>, bo
     let path = match order.as_str() {
         "start" => "/v1/update/start",
         "stop" => "/v1/update/stop",
-        other => {
-            return Err(Refused::missing(format!("there is no order {other:?}; there are start and stop")));
-        }
+        other => return Err(unknown(other)),
     };
     tracing::info!(user = "api", order, "an update");
     Ok(Json(ask(&app, path, &body).await?).into_response())
+}
+
+fn unknown(order: &str) -> Refused {
+    Refused::missing(format!("there is no order {order:?}; there are start and stop"))
 }
 
 async fn page(view: View, State(app): State<Arc<App>>) -> Response {
@@ -121,7 +106,10 @@ async fn image(view: View, State(app): State<Arc<App>>, mut form: Multipart) -> 
         Some(field) if field.name() == Some("csrf") => field.text().await.map_err(odd)?,
         _ => String::new(),
     };
-    Confirm::of(token).check(&view.person)?;
+    if let Err(refused) = Confirm::of(token).check(&view.person) {
+        rest(form).await;
+        return Err(refused.into());
+    }
     let field = form.next_field().await.map_err(odd)?;
     let Some(mut field) = field.filter(|field| field.name() == Some("image")) else {
         return Ok(shown(&view, &app, "Choose the image's file first.").await);
@@ -149,6 +137,19 @@ async fn image(view: View, State(app): State<Arc<App>>, mut form: Multipart) -> 
     })
 }
 
+/// A browser that still sends would show a connection that breaks, and not the reason.
+async fn rest(mut form: Multipart) {
+    let mut bytes = 0;
+    while let Ok(Some(mut field)) = form.next_field().await {
+        while let Ok(Some(chunk)) = field.chunk().await {
+            bytes += chunk.len();
+            if bytes > REST {
+                return;
+            }
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Ordered {
     order: String,
@@ -161,7 +162,8 @@ async fn order(view: View, State(app): State<Arc<App>>, Form(form): Form<Ordered
     form.confirm.check(&view.person)?;
     let done = match form.order.as_str() {
         "start" => ask(&app, "/v1/update/start", &json!({ "with_pause": form.with_pause.is_some() })).await,
-        _ => ask(&app, "/v1/update/stop", &json!({})).await,
+        "stop" => ask(&app, "/v1/update/stop", &json!({})).await,
+        other => Err(unknown(other)),
     };
     tracing::info!(user = %view.person.name, order = form.order, done = done.is_ok(), "an update");
     Ok(match done {

@@ -324,3 +324,52 @@ async fn pages_are_quick_with_ten_thousand_modules() {
         assert!(p95 <= 400.0, "{path}: p95 {p95} ms");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_sent_and_an_update_begun_on_its_page_and_by_the_api() {
+    let world = World::start().await;
+    let mut web = Web::signed_in(&world).await;
+    let session: serde_json::Value = serde_json::from_str(&web.get("/api/v1/session").await.text).unwrap();
+    let csrf = session["csrf"].as_str().unwrap().to_owned();
+    let page = web.get("/cluster/update").await.text;
+    for part in
+        ["Version <strong>2</strong>: n1, n2, about 6 minutes", "cannot lose a node", "Monitoring may pause"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let form = |token: &str, file: &str| {
+        let token = format!("--x\r\nContent-Disposition: form-data; name=\"csrf\"\r\n\r\n{token}\r\n");
+        let head = "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"e.iso\"\r\n\r\n";
+        format!("{token}{head}{file}\r\n--x--\r\n")
+    };
+    let multipart = [("content-type", "multipart/form-data; boundary=x")];
+    // Larger than any other form may be.
+    let image = "I".repeat(3 << 20);
+    for (token, file, status, says) in [
+        (csrf.as_str(), image.as_str(), 303, ""),
+        (csrf.as_str(), "nothing", 422, "it is no image of Elpis"),
+        ("0", image.as_str(), 403, "this form is too old"),
+    ] {
+        let answer = web.send("POST", "/cluster/update/image", &form(token, file), &multipart).await;
+        assert!(answer.status == status && answer.text.contains(says), "{} {}", answer.status, answer.text);
+    }
+    let order = |what: &str| format!("csrf={csrf}&order={what}");
+    let refused = web.post("/cluster/update/order", &order("start")).await;
+    assert!(refused.status == 422 && refused.text.contains("cannot lose a node now"), "{}", refused.text);
+    assert_eq!(
+        web.post("/cluster/update/order", &format!("{}&with_pause=1", order("start"))).await.status,
+        303
+    );
+    let refused = web.post("/cluster/update/order", &order("stop")).await;
+    assert!(refused.status == 422 && refused.text.contains("no update goes on"), "{}", refused.text);
+    assert_eq!(web.post("/cluster/update/order", "csrf=0&order=start").await.status, 403);
+    assert_eq!(web.post("/cluster/update/order", &order("pause")).await.status, 404);
+
+    let token = [("x-csrf-token", csrf.as_str())];
+    let taken = web.send("PUT", "/api/v1/update/image", &image, &token).await;
+    assert!(taken.status == 200 && taken.text.contains("\"version\":\"2\""), "{}", taken.text);
+    assert_eq!(web.send("PUT", "/api/v1/update/image", "I", &[]).await.status, 403);
+    let refused = web.send("POST", "/api/v1/update/pause", "", &token).await;
+    assert!(refused.status == 404 && refused.text.contains("there are start and stop"), "{}", refused.text);
+    assert!(web.get("/api/v1/update").await.text.contains("\"seconds\":360"));
+}

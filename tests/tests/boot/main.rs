@@ -3,15 +3,16 @@
 //! `make iso-test` builds the image that is booted. No KVM is used: a boot takes a minute on two processors.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
+mod api;
 #[path = "../support/dev.rs"]
 mod dev;
 mod enrol;
 mod guest;
 mod wire;
 
+use api::{Api, CHOSEN};
 use guest::{Disk, Firmware, Guest};
-use serde_json::{Value, json};
-use std::path::Path;
+use serde_json::json;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,8 +23,6 @@ static MACHINE: Mutex<()> = Mutex::new(());
 /// From power-on to work. Five times the bar of 60 s.
 const BOOT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
-/// Hashing a password takes seconds in emulation.
-const SIGN_IN: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_machine_works_after_its_first_boot() {
@@ -495,127 +494,3 @@ fn runs(api: &Api<'_>) -> Vec<i64> {
 const AGENT: &str = "<?xml version='1.0' encoding='UTF-8'?>\n<agent_data os_name='Linux' interval='60' version='1' \
     agent_name='probe'>\n<module>\n<name><![CDATA[load]]></name>\n<type><![CDATA[generic_data]]></type>\n\
     <data><![CDATA[LOAD]]></data>\n</module>\n</agent_data>\n";
-
-/// What the tests change the first password to.
-const CHOSEN: &str = "correct-horse-battery";
-
-/// A session of the console, as curl keeps it.
-struct Api<'a> {
-    guest: &'a Guest,
-    csrf: String,
-}
-
-impl Api<'_> {
-    /// With the password that one's screen shows, through another's console: it must be changed first, and the screen
-    /// forgets it.
-    fn first<'a>(shown: &Guest, guest: &'a Guest) -> Api<'a> {
-        let password = shown.until_word("admin, password ", SOON);
-        let api = Api::sign_in(guest, &password);
-        let refused = api.get("/api/v1/modules");
-        assert!(refused["error"].as_str().is_some_and(|text| text.contains("must be changed")), "{refused}");
-        let body = json!({ "current": password, "new": CHOSEN });
-        guest.until("the first password is changed", SIGN_IN, || {
-            api.send("/api/v1/password", &body);
-            api.get("/api/v1/session")["must_change_password"] == false
-        });
-        shown.until("the screen forgets it", SOON, || !shown.screen().contains("admin, password "));
-        api
-    }
-
-    fn sign_in<'a>(guest: &'a Guest, password: &str) -> Api<'a> {
-        let form = [
-            "--show-error",
-            "--include",
-            "--data-urlencode",
-            "name=admin",
-            "--data-urlencode",
-            &format!("password={password}"),
-        ];
-        let mut api = Api { guest, csrf: String::new() };
-        // A console that has just started may ask to be asked again.
-        let mut said = String::new();
-        let begin = Instant::now();
-        while !api.get("/api/v1/session")["csrf"].is_string() {
-            assert!(begin.elapsed() < SIGN_IN, "no session; the console said {}", said);
-            said = api.curl("/sign-in", &form);
-        }
-        api.csrf = api.get("/api/v1/session")["csrf"].as_str().unwrap().to_owned();
-        api
-    }
-
-    /// SHA-256 of the certificate that whoever connects gets, as OpenSSL writes it.
-    fn certificate(&self) -> String {
-        let at = self.guest.console;
-        let order = format!(
-            "openssl s_client -connect 127.0.0.1:{at} </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256"
-        );
-        let done = Command::new("sh").args(["-c", &order]).output().unwrap();
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        said.trim().split('=').nth(1).unwrap_or_else(|| panic!("no fingerprint in {said:?}")).to_owned()
-    }
-
-    fn get(&self, path: &str) -> Value {
-        serde_json::from_str(&self.curl(path, &[])).unwrap_or(Value::Null)
-    }
-
-    /// Whether a module has a value that begins so.
-    fn has(&self, name: &str, value: &str) -> bool {
-        let modules = self.get("/api/v1/modules");
-        let rows = modules.as_array().cloned().unwrap_or_default();
-        rows.iter()
-            .any(|row| row["name"] == name && row["value"].as_str().is_some_and(|v| v.starts_with(value)))
-    }
-
-    /// A module's value; 0 = none.
-    fn number(&self, name: &str) -> u32 {
-        let modules = self.get("/api/v1/modules");
-        let rows = modules.as_array().cloned().unwrap_or_default();
-        let row = rows.iter().find(|row| row["name"] == name);
-        let value = row.and_then(|row| row["value"].as_str()?.parse::<f64>().ok()).unwrap_or(0.0);
-        // A whole number that this test sent.
-        format!("{value:.0}").parse().unwrap_or(0)
-    }
-
-    /// When a module ran last, Unix seconds; 0 = never.
-    fn ran(&self, name: &str) -> i64 {
-        let modules = self.get("/api/v1/modules");
-        let rows = modules.as_array().cloned().unwrap_or_default();
-        let row = rows.iter().find(|row| row["name"] == name);
-        row.and_then(|row| row["timestamp"].as_i64()).unwrap_or(0)
-    }
-
-    /// Sends an order until it is taken: emulated, a console may be late with its first ones.
-    fn post(&self, path: &str, body: &Value) {
-        self.guest.until(&format!("{path} is taken"), SOON, || {
-            serde_json::from_str::<Value>(&self.send(path, body))
-                .is_ok_and(|answer| answer["error"].is_null())
-        });
-    }
-
-    /// Sends a file.
-    fn put(&self, path: &str, file: &Path) -> Value {
-        let (token, file) = (format!("X-CSRF-Token: {}", self.csrf), file.display().to_string());
-        let text = self.curl(path, &["-H", &token, "--max-time", "900", "--upload-file", &file]);
-        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path} answers {text:?}"))
-    }
-
-    fn send(&self, path: &str, body: &Value) -> String {
-        let (token, body) = (format!("X-CSRF-Token: {}", self.csrf), body.to_string());
-        self.curl(path, &["-H", &token, "-H", "Content-Type: application/json", "-d", &body])
-    }
-
-    fn curl(&self, path: &str, more: &[&str]) -> String {
-        let jar = self.guest.folder().join("cookies");
-        let url = format!("https://127.0.0.1:{}{path}", self.guest.console);
-        let done = Command::new("curl")
-            .args(["--silent", "--insecure", "--max-time", "20", "--cookie-jar"])
-            .arg(&jar)
-            .arg("--cookie")
-            .arg(&jar)
-            .args(more)
-            .arg(&url)
-            .output()
-            .expect("curl is installed by make setup");
-        String::from_utf8_lossy(&done.stdout).into_owned()
-    }
-}

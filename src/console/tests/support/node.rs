@@ -2,9 +2,9 @@
 #![allow(dead_code)] // each test file uses its part
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use elpis_console::ConsoleConfig;
 use elpis_store::testdb::TestDb;
@@ -164,6 +164,9 @@ fn routes(agent: Agent) -> Router {
             post(async || Json(json!({ "address": "n1:7946", "words": "six words" }))),
         )
         .route("/v1/node/drain", post(drain))
+        .route("/v1/update/image", put(image).layer(DefaultBodyLimit::disable()))
+        .route("/v1/update/start", post(start))
+        .route("/v1/update/stop", post(async || no("no update goes on")))
         .with_state(agent)
 }
 
@@ -173,6 +176,30 @@ async fn drain(body: Bytes) -> (StatusCode, Json<Value>) {
         Some("n2") => (StatusCode::OK, Json(json!({ "node": "n2" }))),
         _ => (StatusCode::NOT_FOUND, Json(json!({ "version": VERSION, "error": "no such node" }))),
     }
+}
+
+fn no(why: &str) -> (StatusCode, Json<Value>) {
+    (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "version": VERSION, "error": why })))
+}
+
+/// Takes what begins with an I.
+async fn image(body: Bytes) -> (StatusCode, Json<Value>) {
+    match body.first() {
+        Some(b'I') => (StatusCode::OK, Json(json!({ "version": "2", "sha256": "ab", "bytes": body.len() }))),
+        _ => no("the image is not taken: it is no image of Elpis"),
+    }
+}
+
+async fn start(body: Bytes) -> (StatusCode, Json<Value>) {
+    let asked: Value = serde_json::from_slice(&body).unwrap();
+    let (dry, pause) = (asked["dry"] == true, asked["with_pause"] == true);
+    if !dry && !pause {
+        return no("the cluster cannot lose a node now; `--with-pause` allows that");
+    }
+    let against = json!(["the cluster cannot lose a node now; `--with-pause` allows that"]);
+    let plan =
+        json!({ "version": "2", "nodes": ["n1", "n2"], "seconds": 360, "against": against, "begun": !dry });
+    (StatusCode::OK, Json(plan))
 }
 
 async fn hello() -> Json<Welcome> {
