@@ -4,9 +4,14 @@ use crate::StoreError;
 use crate::error::LOCK_WAIT;
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Executor};
+use std::time::Duration;
 
 /// Months made beyond the current one, so that the last partition never fills.
 const AHEAD: i64 = 2;
+
+/// Statements and InnoDB's own clean-up hold the table for moments; what holds it for a second is a reader that stays.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) const LIST: &str = "SELECT partition_name, COALESCE(CAST(NULLIF(partition_description, 'MAXVALUE') AS SIGNED), 0) \
     FROM information_schema.partitions WHERE table_schema=DATABASE() AND table_name='tagent_data' \
@@ -25,8 +30,8 @@ pub(crate) async fn ahead(c: &mut MySqlConnection, now: i64) -> Result<(), Store
 
 /// Makes missing months up to two ahead, drops those that end at or before `oldest`. Returns how many were dropped.
 ///
-/// A reader that holds the table makes it fail at once (NOWAIT) instead of queueing all writers behind it; then nothing
-/// happens until the next call.
+/// Never waits in the queue of the table (NOWAIT): all writers would stand behind it. A reader that stays makes it give
+/// up; then nothing happens until the next call.
 pub(crate) async fn keep(
     c: &mut MySqlConnection,
     months: &[(String, i64)],
@@ -57,16 +62,17 @@ pub(crate) async fn keep(
     Ok(dropped)
 }
 
-/// Text of numbers and names that were looked at. `false` = the table was in use.
+/// Text of numbers and names that were looked at. `false` = the table was in use each time.
 async fn alter(c: &mut MySqlConnection, text: String) -> Result<bool, StoreError> {
-    match c.execute(AssertSqlSafe(text)).await {
-        Ok(_) => Ok(true),
-        Err(error) if crate::error::number(&error) == Some(LOCK_WAIT) => {
-            tracing::info!("the table of samples is in use; months are looked at again at the next purge");
-            Ok(false)
+    for _ in 0..TRIES {
+        match c.execute(AssertSqlSafe(text.clone())).await {
+            Ok(_) => return Ok(true),
+            Err(error) if crate::error::number(&error) == Some(LOCK_WAIT) => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => Err(error.into()),
     }
+    tracing::info!("the table of samples is in use; months are looked at again at the next purge");
+    Ok(false)
 }
 
 fn plain(name: &str) -> bool {
