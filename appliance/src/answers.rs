@@ -15,6 +15,8 @@ pub struct Answers {
     pub address: Option<Address>,
     /// `elpis.plain=10.0.0.0/8,…`: networks whose agents may come without TLS.
     pub plain: Option<String>,
+    /// `elpis.ntp=10.0.0.1,nts:time.example.org`: servers of the time, in place of Debian's; `nts:` asks for proof.
+    pub ntp: Vec<TimeServer>,
     /// `elpis.join=HOST:PORT` and `elpis.words=a-b-c-d-e-f`: the cluster to join; without, one of its own is formed.
     pub join: Option<Join>,
     /// `elpis.install=vda`, `elpis.install=vda,erase`, `elpis.install=auto`: a disk to install on; the machine powers
@@ -43,6 +45,45 @@ impl Address {
     }
 }
 
+/// A server that is asked for the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeServer {
+    /// Name or address.
+    pub host: String,
+    /// By Network Time Security (RFC 8915): its answers prove whose they are.
+    pub nts: bool,
+}
+
+impl TimeServer {
+    /// More are not asked.
+    const MOST: usize = 8;
+
+    fn list(text: &str) -> Option<Vec<TimeServer>> {
+        let one = |part: &str| {
+            let (host, nts) = part.strip_prefix("nts:").map_or((part, false), |host| (host, true));
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
+            let usable = (1..=253).contains(&host.len()) && host.chars().all(plain) && !host.starts_with('-');
+            usable.then(|| TimeServer { host: host.to_owned(), nts })
+        };
+        let servers: Vec<TimeServer> = text.split(',').map(one).collect::<Option<_>>()?;
+        (servers.len() <= TimeServer::MOST).then_some(servers)
+    }
+
+    fn option(&self) -> String {
+        format!("{}{}", if self.nts { "nts:" } else { "" }, self.host)
+    }
+}
+
+/// PURE: sources of chrony.
+#[must_use]
+pub fn time_sources(servers: &[TimeServer]) -> String {
+    if servers.is_empty() {
+        return "pool 2.debian.pool.ntp.org iburst\n".to_owned();
+    }
+    let line = |one: &TimeServer| format!("server {} iburst{}\n", one.host, if one.nts { " nts" } else { "" });
+    servers.iter().map(line).collect()
+}
+
 /// A cluster to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
@@ -52,11 +93,12 @@ pub struct Join {
     pub words: String,
 }
 
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 8] = [
     "elpis.name",
     "elpis.address",
     "elpis.gateway",
     "elpis.plain",
+    "elpis.ntp",
     "elpis.join",
     "elpis.words",
     "elpis.install",
@@ -100,6 +142,14 @@ impl Answers {
                 "elpis.plain" => {
                     wrong.push(format!("elpis.plain={value}: networks are needed, as 10.0.0.0/8,192.168.1.0/24"));
                 }
+                "elpis.ntp" => match TimeServer::list(value) {
+                    Some(servers) => answers.ntp = servers,
+                    None => wrong.push(format!(
+                        "elpis.ntp={value}: names or addresses of up to {} servers are needed, as 10.0.0.1,nts:time.example.org; \
+                         Debian's are asked",
+                        TimeServer::MOST
+                    )),
+                },
                 "elpis.install" => match choice_of(&value.replace(',', " ")) {
                     Ok(choice) => answers.install = Some(choice),
                     Err(_) => wrong.push(format!("elpis.install={value}: a disk is needed, as vda or vda,erase, or auto")),
@@ -142,6 +192,10 @@ impl Answers {
         }
         if let Some(plain) = &self.plain {
             lines.push(format!("elpis.plain={plain}"));
+        }
+        if !self.ntp.is_empty() {
+            let servers: Vec<String> = self.ntp.iter().map(TimeServer::option).collect();
+            lines.push(format!("elpis.ntp={}", servers.join(",")));
         }
         if let Some(join) = &self.join {
             lines.push(format!("elpis.join={}", join.address));
@@ -186,7 +240,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let line = "elpis.name=north elpis.address=10.9.0.1/24 elpis.gateway=10.9.0.254 elpis.plain=10.0.0.0/8 \
-                    elpis.join=10.0.0.1:7946 elpis.words=a-b-c-d-e-f elpis.from=disk";
+                    elpis.ntp=10.0.0.1,nts:time.example.org elpis.join=10.0.0.1:7946 elpis.words=a-b-c-d-e-f elpis.from=disk";
         let (answers, wrong) = Answers::parse(line);
         assert!(wrong.is_empty(), "{wrong:?}");
         assert_eq!(Answers::parse(&answers.options()), (answers.clone(), Vec::new()));
@@ -207,6 +261,17 @@ mod tests {
     }
 
     #[test]
+    fn time_servers_become_sources() {
+        let (answers, wrong) = Answers::parse("elpis.ntp=10.0.0.1,nts:time.example.org,fd00::1");
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!(
+            time_sources(&answers.ntp),
+            "server 10.0.0.1 iburst\nserver time.example.org iburst nts\nserver fd00::1 iburst\n"
+        );
+        assert!(time_sources(&[]).starts_with("pool "));
+    }
+
+    #[test]
     fn mistakes_are_said() {
         for (line, why) in [
             ("elpis.name=No", "small letters"),
@@ -221,6 +286,10 @@ mod tests {
             ("elpis.plain=10.0.0.0", "networks are needed"),
             ("elpis.plain=10.0.0.0/33", "networks are needed"),
             ("elpis.plain=10.0.0.0/8,", "networks are needed"),
+            ("elpis.ntp=", "up to 8 servers"),
+            ("elpis.ntp=a,,b", "up to 8 servers"),
+            ("elpis.ntp=a\\nallow", "up to 8 servers"),
+            ("elpis.ntp=a,b,c,d,e,f,g,h,i", "up to 8 servers"),
             ("elpis.gateway=10.0.0.1", "without elpis.address"),
             ("elpis.install=", "a disk is needed"),
             ("elpis.install=vda,now", "a disk is needed"),

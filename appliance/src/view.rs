@@ -175,10 +175,24 @@ pub fn lines(facts: &Facts, status: Option<&Status>) -> Vec<(&'static str, Strin
     }
     lines.extend(facts.work.clone());
     lines.extend(facts.audit.clone().map(|found| ("Audit", found)));
+    lines.extend(status.and_then(mine).and_then(clock).map(|text| ("Problem", text)));
     for problem in &facts.problems {
         lines.push(("Problem", problem.clone()));
     }
     lines
+}
+
+/// Slots do not suffer, what people read does.
+fn clock(node: &NodeLine) -> Option<String> {
+    const OFF_MS: i64 = 1000;
+    let off = node.skew_ms;
+    let direction = if off > 0 { "ahead of" } else { "behind" };
+    (off.abs() > OFF_MS).then(|| {
+        format!(
+            "this clock is {} s {direction} the cluster's: name a time server (elpis.ntp=)",
+            off.abs() / 1000
+        )
+    })
 }
 
 /// How quickly a silent node is given up.
@@ -323,6 +337,18 @@ mod tests {
         assert_eq!(shown(&one).unwrap().1, "kite, 1 node, master kite-4412, profile metro");
         one.profile.as_mut().unwrap().settled = false;
         assert!(shown(&one).unwrap().1.ends_with("profile metro, a change is on"));
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_a_problem() {
+        let mut two = works(&["kite-4412", "heron-9021"], 0);
+        let problem = |status: &Status| {
+            lines(&facts(), Some(status)).into_iter().find(|line| line.0 == "Problem").map(|line| line.1)
+        };
+        (two.nodes[0].skew_ms, two.nodes[1].skew_ms) = (-1000, 90_000);
+        assert_eq!(problem(&two), None, "the other's is the other's");
+        two.nodes[0].skew_ms = -3600_000;
+        assert!(problem(&two).unwrap().starts_with("this clock is 3600 s behind the cluster's"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod update;
 use crate::cli::Appliance;
 use crate::find::Cluster;
 use anyhow::{Context, Result, bail};
-use elpis_appliance::answers::{Address, Answers, Join};
+use elpis_appliance::answers::{Address, Answers, Join, time_sources};
 use elpis_appliance::disk::{Choice, choice_of};
 use elpis_appliance::identity::Identity;
 use elpis_appliance::view::{Facts, Level, headline, is_kept};
@@ -36,6 +36,8 @@ const IDENTITY: &str = "/var/lib/elpis/identity.json";
 const ANSWERS: &str = "/var/lib/elpis/answers";
 /// Settings of the units, made at each start.
 const ENVIRONMENT: &str = "/run/elpis-setup/environment";
+/// Where chrony reads whom to ask, made at each start.
+const TIME: &str = "/run/elpis-setup/time/elpis.sources";
 /// Settings of the network that hold until the next start.
 const NETWORKS: &str = "/run/systemd/network";
 const COMMAND_LINE: &str = "/proc/cmdline";
@@ -130,6 +132,11 @@ async fn setup() -> Result<()> {
     if let Some(choice) = first.install.filter(|_| !install::is_installed()) {
         return install::answered(&choice).await;
     }
+    let time = Path::new(TIME);
+    if let Some(folder) = time.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    fs::write(time, time_sources(&first.ntp)).with_context(|| format!("cannot write {TIME}"))?;
     let mut set = None;
     let (address, answers) = loop {
         // A person may type one while DHCP gives none.

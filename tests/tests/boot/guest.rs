@@ -341,8 +341,13 @@ impl Guest {
             after.lines().next().unwrap_or_default().trim().to_owned()
         };
         self.press("a", "press j and type:");
-        self.until("new words", KEYS, || line().split_whitespace().count() == 7 && line() != before);
-        line()
+        // What is seen once counts: the screen may be drawn anew in the next moment.
+        let mut seen = String::new();
+        self.until("new words", KEYS, || {
+            seen = line();
+            seen.split_whitespace().count() == 7 && seen != before
+        });
+        seen
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -369,7 +374,7 @@ impl Guest {
         after.split_whitespace().next().unwrap_or_default().to_owned()
     }
 
-    pub(crate) fn until(&self, what: &str, limit: Duration, good: impl Fn() -> bool) {
+    pub(crate) fn until(&self, what: &str, limit: Duration, mut good: impl FnMut() -> bool) {
         let begin = Instant::now();
         while !good() {
             assert!(

@@ -443,6 +443,7 @@ fn three_machines_are_updated_one_after_the_other() {
         let joined =
             if at == 1 { "Working, can lose 0 nodes: add one more" } else { "Working, can lose 1 node" };
         guests[0].until_screen(joined, BOOT * 2);
+        guests[0].until_screen(&format!("10.9.0.{}:7946        up        replica", at + 1), BOOT * 2);
         guests.push(guest);
     }
     let old = guests[0].until_word("Elpis ", SOON);

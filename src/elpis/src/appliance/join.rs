@@ -169,14 +169,14 @@ pub(super) async fn move_to(node: &Cluster, options: &str) -> Result<String> {
     Ok("set; this node starts anew with it".to_owned())
 }
 
-/// A person's order: everything that this machine holds is lost, but its name and address.
+/// A person's order: everything that this machine holds is lost, but its name, address and time servers.
 pub(super) async fn start_anew(node: &Cluster, confirm: &str) -> Result<String> {
     let name = super::facts().name.context("this machine has no name yet, so there is nothing to lose")?;
     ensure!(confirm == name, "nothing was done: this machine's name is {name}");
     let seen = status(node).await;
-    // What was answered stays as far as it is name and address: its words are used, its networks were another cluster's.
+    // What was answered stays as far as it is this machine's: its words are used, its networks were another cluster's.
     let kept = Answers::parse(&fs::read_to_string(super::ANSWERS).unwrap_or_default()).0;
-    let kept = Answers { name: kept.name, address: kept.address, ..Answers::default() };
+    let kept = Answers { name: kept.name, address: kept.address, ntp: kept.ntp, ..Answers::default() };
     hand_over(Path::new(super::ANSWERS), kept.options().as_bytes())?;
     systemctl(&["start", "--no-block", RESET])?;
     Ok(match seen.filter(|seen| seen.nodes.len() > 1) {
