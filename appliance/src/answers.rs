@@ -80,7 +80,8 @@ pub fn time_sources(servers: &[TimeServer]) -> String {
     if servers.is_empty() {
         return "pool 2.debian.pool.ntp.org iburst\n".to_owned();
     }
-    let line = |one: &TimeServer| format!("server {} iburst{}\n", one.host, if one.nts { " nts" } else { "" });
+    let line =
+        |one: &TimeServer| format!("server {} iburst{}\n", one.host, if one.nts { " nts" } else { "" });
     servers.iter().map(line).collect()
 }
 

@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
+use elpis_watch::durable;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
@@ -172,7 +173,7 @@ pub(crate) async fn retire_first(app: &App, file: &std::path::Path) {
         let Ok(first) = tokio::fs::read_to_string(file).await else { return };
         match standing(app, first.trim(), &mut compared).await {
             Ok(true) => {}
-            Ok(false) => match tokio::fs::remove_file(file).await {
+            Ok(false) => match removed(file.to_owned()).await {
                 Ok(()) => {
                     tracing::info!(file = %file.display(), "the first password stands no more; its file is removed");
                 }
@@ -185,6 +186,11 @@ pub(crate) async fn retire_first(app: &App, file: &std::path::Path) {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// For good: a screen that shows it again after a power cut would send people to a door that stays shut.
+async fn removed(file: std::path::PathBuf) -> std::io::Result<()> {
+    tokio::task::spawn_blocking(move || durable::remove(&file)).await?
 }
 
 /// Whether it is the administrator's. Compared only when what is stored has changed: it takes a processor for a while.

@@ -16,7 +16,7 @@ use crate::sql::Sql;
 use crate::{Config, Error};
 use elpis_cluster::agent::database::{Context, Events, GateOrders, Login, Task, Told, Wires};
 use elpis_cluster::database::{Action, Local, Memory, Order, Report, Room, supervise};
-use elpis_watch::{NodeId, Traffic};
+use elpis_watch::{NodeId, Traffic, durable};
 use purging::Purging;
 use settling::Settling;
 use std::collections::BTreeSet;
@@ -283,7 +283,8 @@ impl Supervisor {
             "RESET MASTER; SET GLOBAL gtid_binlog_state='{position}'; SET GLOBAL gtid_slave_pos='{position}'"
         );
         self.sql.run_made("a copy's position", text).await?;
-        std::fs::remove_file(&file).map_err(|e| Error::File(format!("cannot remove {}", file.display()), e))
+        // For good: taken once more after a power cut, it would forget what has been applied since.
+        durable::remove(&file).map_err(|e| Error::File(format!("cannot remove {}", file.display()), e))
     }
 
     /// What to do next. A server that has not answered yet is only killed.

@@ -1,7 +1,7 @@
 //! Files that survive a loss of power.
 
 use std::fs::{File, OpenOptions, rename};
-use std::io::{Result, Write};
+use std::io::{ErrorKind, Result, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -17,6 +17,18 @@ pub fn write_whole(path: &Path, body: &[u8], mode: u32) -> Result<()> {
     file.set_permissions(PermissionsExt::from_mode(mode))?;
     file.sync_all()?;
     rename(&new, path)?;
+    sync_folder_of(path)
+}
+
+/// Removes a file so that it does not come back after a loss of power. One that is not there is removed already.
+///
+/// # Errors
+/// The disk's.
+pub fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        done => done?,
+    }
     sync_folder_of(path)
 }
 
