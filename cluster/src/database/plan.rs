@@ -313,13 +313,14 @@ impl Planner {
         let silent = self.lasting(primary, "writes nothing", silent, now_ms) >= PROBE_MS;
         let closed = head.is_some_and(|head| !leads(head));
         let closed = self.lasting(primary, "does not open", closed, now_ms) >= OPEN_MS;
-        let closed = closed && !group.heirs().is_empty();
         let isolated = isolated::is(group, head, current);
         let isolated = self.lasting(primary, "nobody gets to it", isolated, now_ms) >= ISOLATED_MS;
         // Where all disks are full another primary would write no more than this one.
         let full = head.is_some_and(|head| head.local.room == Room::Full);
         let stuck = full && disk::roomier(group, current).next().is_none();
-        let (silent, closed) = (silent && !stuck, closed && !stuck);
+        // Without an heir it would be replaced by itself: all connections end, and it writes no sooner.
+        let other = !group.heirs().is_empty() && !stuck;
+        let (silent, closed) = (silent && other, closed && other);
         let roomier = head.filter(|head| leads(head)).and_then(|_| {
             let near = |seq| self.pace.lag_ms(seq, now_ms).is_some_and(|lag| lag <= NEAR_MS);
             disk::next_with_room(group, current, near)

@@ -56,6 +56,19 @@ fn a_primary_that_writes_nothing_on_a_full_disk_is_replaced_while_another_one_ha
 }
 
 #[test]
+fn a_primary_that_writes_nothing_is_not_replaced_by_itself() {
+    let mut world = World::new([Enough, Enough, Enough]);
+    world.group.apply(&Entry::Single { epoch: 1 }).unwrap();
+    (world.writes, world.connected) = (false, [2].into());
+    world.run(120_000, [9, 9, 9]);
+    assert_eq!(
+        (world.group.epoch, world.moves),
+        (1, vec![]),
+        "its clients and copies keep their connections"
+    );
+}
+
+#[test]
 fn rows_come_before_room() {
     let mut world = World::new([Full, Enough, Critical]);
     world.writes = false;
