@@ -347,7 +347,7 @@ mod tests {
         };
         (two.nodes[0].skew_ms, two.nodes[1].skew_ms) = (-1000, 90_000);
         assert_eq!(problem(&two), None, "the other's is the other's");
-        two.nodes[0].skew_ms = -3600_000;
+        two.nodes[0].skew_ms = -3_600_000;
         assert!(problem(&two).unwrap().starts_with("this clock is 3600 s behind the cluster's"));
     }
 
