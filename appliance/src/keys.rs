@@ -6,7 +6,7 @@ use crate::screen::Foot;
 /// Longest line that is taken.
 const LINE: usize = 160;
 const KEYS: &str = "a let in   j join   n network   i install   u update   v previous   d drain\n\
-    w new password   f factory reset   r restart   p power off";
+    w new password   l log   f factory reset   r restart   p power off";
 
 /// A key, as far as the screen knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub enum Deed {
     Reset(String),
     /// A new password for the administrator, who lost it.
     Password,
+    /// What went wrong lately.
+    Log,
     Restart,
     PowerOff,
     /// What the last order said is read.
@@ -69,6 +71,7 @@ impl Asks {
     pub fn press(self, key: Key) -> (Asks, Option<Deed>) {
         match (self, key) {
             (Asks::Nothing, Key::Char('a')) => (Asks::Nothing, Some(Deed::LetIn)),
+            (Asks::Nothing, Key::Char('l')) => (Asks::Nothing, Some(Deed::Log)),
             (Asks::Nothing, Key::Char('j')) => (Asks::Join(String::new()), Some(Deed::Clear)),
             (Asks::Nothing, Key::Char('i')) => (Asks::Install(String::new()), Some(Deed::Disks)),
             (Asks::Nothing, Key::Char('n')) => (Asks::Network(String::new()), Some(Deed::Clear)),
@@ -220,6 +223,7 @@ mod tests {
         for (keys, deeds) in [
             ("a", vec![Deed::LetIn]),
             ("x", vec![]),
+            ("l", vec![Deed::Log]),
             ("rr", vec![Deed::Restart]),
             ("pp", vec![Deed::PowerOff]),
             ("uu", vec![Deed::Update]),

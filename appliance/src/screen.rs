@@ -13,6 +13,8 @@ pub const SIZE: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 
 /// Most lines that one text gets.
 const LINES: usize = 3;
+/// Most lines between the state and the keys.
+const FOOT: usize = 14;
 
 /// What the lowest lines ask or offer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +58,9 @@ pub fn draw(frame: &mut Frame<'_>, facts: &Facts, status: Option<&Status>, foot:
             shown.push(Line::from(format!("  {label:<9} {value}")));
         }
     }
-    let text: Vec<String> = foot.text.iter().flat_map(|line| wrap(line, width - 3)).collect();
+    let mut text: Vec<String> = foot.text.iter().flat_map(|line| wrap(line, width - 3)).collect();
+    // The newest stand last.
+    text.drain(..text.len().saturating_sub(FOOT));
     let below = text.len() + 1 + foot.keys.lines().count().max(1);
     let room = usize::from(SIZE.height).saturating_sub(below);
     shown.truncate(room);
@@ -119,6 +123,10 @@ mod tests {
         let foot = Foot { text: vec!["type the six words".into()], keys: "Esc back".into() };
         let text = shown(&facts, &foot);
         assert!(text.contains("type the six words") && text.contains("Esc back"), "{text}");
+        let log = (0..40).map(|n| format!("line {n}")).collect();
+        let long = shown(&facts, &Foot { text: log, keys: "Esc back".into() });
+        assert!(long.contains("Starting, step 2") && long.contains("line 39"), "{long}");
+        assert!(long.contains("line 26") && !long.contains("line 25") && long.contains("Esc back"), "{long}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }
 }

@@ -28,6 +28,8 @@ pub struct Facts {
     pub live: bool,
     /// It was started from a disk, whose state cannot be mounted.
     pub state_missing: bool,
+    /// A unit that failed before there was an address.
+    pub failed: Option<String>,
     /// What the last audit found, when all of it was well.
     pub audit: Option<String>,
     /// An installation or an update: its name, and how far it is.
@@ -52,6 +54,9 @@ pub fn headline(facts: &Facts, status: Option<&Status>) -> (Level, String) {
         |number: u32, what: &str| (Level::Starting, format!("Starting, step {number} of {STEPS}: {what}"));
     if facts.state_missing {
         return (Level::Bad, "The disk's state cannot be mounted: the disk fails, or is damaged".to_owned());
+    }
+    if let Some(unit) = facts.failed.as_ref().filter(|_| facts.address.is_none()) {
+        return (Level::Bad, format!("This machine does not start: {unit} failed (l shows its log)"));
     }
     if facts.address.is_none() {
         return step(1, "an address (is the cable in?)");
@@ -358,6 +363,15 @@ mod tests {
         let (level, text) = headline(&facts, None);
         assert!(level == Level::Bad && text.contains("disk"), "{text}");
         assert!(lines(&facts, None).contains(&("Install", "on vda done".to_owned())));
+    }
+
+    #[test]
+    fn a_start_that_failed_does_not_ask_for_a_cable() {
+        let failed = Facts { failed: Some("elpis-owners.service".into()), ..Facts::default() };
+        let (level, text) = headline(&failed, None);
+        assert!(level == Level::Bad && text.contains("elpis-owners.service failed"), "{text}");
+        let later = Facts { address: Some("10.0.0.1".into()), ..failed };
+        assert_eq!(headline(&later, None).0, Level::Starting, "it went on");
     }
 
     #[test]

@@ -221,11 +221,13 @@ fn facts() -> Facts {
     let name = Identity::read(Path::new(IDENTITY)).map(|identity| identity.name);
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let audit = audit::last();
+    let address = own_address();
     let password = fs::read_to_string(Path::new(STATE).join("console/admin.password")).ok();
     Facts {
         version: update::version().unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned()),
         name,
-        address: own_address(),
+        failed: if address.is_none() { tools::failed_unit() } else { None },
+        address,
         live: !install::is_installed(),
         // Without it, nothing of before is there, and nothing may start.
         state_missing: install::is_installed() && !is_kept(&mounts, Path::new(STATE)),

@@ -105,6 +105,10 @@ async fn carry_out(node: &Cluster, deed: Deed) -> Vec<String> {
         },
         Deed::Update => update::order().map(|said| vec![said]),
         Deed::Previous => previous::order().map(|said| vec![said]),
+        Deed::Log => super::tools::log().map(|lines| match lines.is_empty() {
+            true => vec!["Nothing went wrong since the start.".to_owned()],
+            false => lines,
+        }),
         Deed::Drain => drain(node).await.map(|said| vec![said]),
         Deed::Reset(name) => join::start_anew(node, name.trim()).await.map(|said| vec![said]),
         Deed::Password => {

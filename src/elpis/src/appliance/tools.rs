@@ -88,3 +88,18 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
     ensure!(done.status.success(), "{program} {} failed: {}", arguments.join(" "), said.trim());
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
+
+/// The last warnings and errors since the start, of everything on this machine, oldest first.
+pub(super) fn log() -> Result<Vec<String>> {
+    let said = run(
+        "journalctl",
+        &["--quiet", "--no-pager", "--boot", "--no-hostname", "--priority", "warning", "--lines", "8"],
+    )?;
+    Ok(said.lines().map(str::to_owned).collect())
+}
+
+/// A unit of ours that failed.
+pub(super) fn failed_unit() -> Option<String> {
+    let said = run("systemctl", &["list-units", "--failed", "--plain", "--no-legend", "elpis-*"]).ok()?;
+    said.split_whitespace().next().map(str::to_owned)
+}
