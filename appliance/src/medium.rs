@@ -85,16 +85,6 @@ fn is_version(text: &str) -> bool {
         && text.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// PURE: whether one version comes after another: by its numbers, 0.10 after 0.9.
-#[must_use]
-pub fn is_newer(one: &str, other: &str) -> bool {
-    let numbers = |text: &str| -> Vec<u64> {
-        let parts = text.split(|c: char| !c.is_ascii_digit());
-        parts.filter(|part| !part.is_empty()).map(|part| part.parse().unwrap_or(u64::MAX)).collect()
-    };
-    numbers(one) > numbers(other)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -141,20 +131,6 @@ mod tests {
             "elpis-medium 1\nversion 1\nspeaks 1\nfile ab x live/root.img\n",
         ] {
             assert!(matches!(signed(text), Err(MediumError::Unreadable(_))), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn versions_are_compared_by_number() {
-        for (one, other, newer) in [
-            ("0.2.0", "0.1.0", true),
-            ("0.10.0", "0.9.9", true),
-            ("0.1.0", "0.1.0", false),
-            ("0.1.0", "0.2.0", false),
-            ("1.0", "0.9.9", true),
-            ("0.1.0-7", "0.1.0", true),
-        ] {
-            assert_eq!(is_newer(one, other), newer, "{one} {other}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! put behind an older one; nobody has tried it then. BIOS: `iso/disk.cfg` does the same with the variables `good`, `try`
 //! and `left`.
 
-use crate::medium::is_newer;
+use elpis_cluster::update::is_newer;
 use std::collections::BTreeMap;
 
 /// Starts that a new version gets.

@@ -7,7 +7,9 @@
 
 mod plan;
 mod rollout;
+mod version;
 
 pub(crate) use plan::stop;
 pub use plan::{Act, Next, Order, Planner, Seen, Sight, WATCH_MS, against, seconds, turns};
 pub use rollout::{Entry, Image, MAX_WORDS, Refused, Rollout, Step, Turn};
+pub use version::is_newer;

@@ -10,14 +10,14 @@ use super::sock::No;
 use super::{Agent, lead, locked, status};
 use crate::state::Command;
 use crate::update::{
-    Act, Entry, Image, Next, Order, Planner, Refused, Rollout, Seen, Sight, WATCH_MS, against, seconds, turns,
+    Act, Entry, Image, Next, Order, Planner, Refused, Rollout, Seen, Sight, WATCH_MS, against, is_newer,
+    seconds, turns,
 };
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
-use shelf::{FACTS_FILE, IMAGE_FILE, blocking, take};
+use shelf::{blocking, take};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,7 @@ pub(super) async fn run(agent: Arc<Agent>, member: Arc<Member>) {
                 .run_until_cancelled(obey(&agent, &member, &machine, &order))
                 .await
                 .unwrap_or_default(),
-            None => purge(&agent, &member),
+            None => purge(&agent, &member).await,
         }
     }
 }
@@ -112,6 +112,10 @@ async fn obey(agent: &Agent, member: &Member, machine: &Arc<dyn Machine>, order:
     }
     {
         let mut inner = locked(&agent.shelf.inner);
+        if order.act == Act::Write && inner.held.as_ref() != Some(&order.image) {
+            inner.failed = Some((id, "the image was replaced meanwhile: bring it again".to_owned()));
+            return;
+        }
         // An order may be older than what it wanted: the master hears of a start only after it.
         let (look, version) = (&inner.look, &order.image.version);
         if look.runs == *version || (look.written == *version) != (order.act == Act::Restart) {
@@ -136,21 +140,11 @@ async fn obey(agent: &Agent, member: &Member, machine: &Arc<dyn Machine>, order:
 }
 
 /// An image that this node runs already, and that nobody else needs, takes room only.
-fn purge(agent: &Agent, member: &Member) {
-    let mut inner = locked(&agent.shelf.inner);
-    let (look, held) = (inner.look.clone(), inner.held.clone());
+async fn purge(agent: &Agent, member: &Member) {
     let state = member.state();
-    let over = state.rollout.as_ref().is_some_and(|rollout| {
-        !rollout.goes_on() && rollout.stopped.is_none() && Some(&rollout.image) == held.as_ref()
-    });
-    if over && look.kept && held.is_some_and(|held| held.version == look.runs) {
-        inner.held = None;
-        for name in [FACTS_FILE, IMAGE_FILE] {
-            if let Err(error) = fs::remove_file(agent.shelf.folder.join(name)) {
-                tracing::warn!(name, %error, "an image that is not needed any more stays");
-            }
-        }
-    }
+    let over = state.rollout.as_ref().filter(|rollout| !rollout.goes_on() && rollout.stopped.is_none());
+    let Some(over) = over.map(|rollout| &rollout.image) else { return };
+    agent.shelf.purge(over).await;
 }
 
 /// Body of `POST /v1/update/start`.
@@ -177,7 +171,7 @@ pub(super) struct Plan {
     begun: bool,
 }
 
-/// Begins a rollout of the newest image that a node holds, or says what stands against it.
+/// Begins a rollout of the newest version that a node holds, or says what stands against it.
 pub(super) async fn start(agent: &Agent, member: &Member, order: Start) -> Result<Plan, No> {
     let no = |why: String| No(StatusCode::UNPROCESSABLE_ENTITY, why);
     if order.watch_s.is_some_and(|seconds| !(1..=LONGEST_WATCH_S).contains(&seconds)) {
@@ -191,13 +185,16 @@ pub(super) async fn start(agent: &Agent, member: &Member, order: Start) -> Resul
     if let Some(going) = state.rollout.as_ref().filter(|rollout| rollout.goes_on() && !order.dry) {
         return Err(no(Refused::GoesOn(going.image.version.clone()).to_string()));
     }
-    // This node's own first: a person has just brought it.
     let held = |id: u64| {
         let seen = if id == member.id() { agent.shelf.seen() } else { known.updates.get(&id).cloned() };
         seen.filter(|seen| !seen.holds.is_empty())
             .map(|seen| (id, Image { version: seen.version, sha256: seen.holds, bytes: seen.bytes }))
     };
-    let found = held(member.id()).or_else(|| state.members().find_map(|(id, _)| held(id)));
+    // One that did not work may still lie on this node: the newest counts; of the same ones, that which was brought here.
+    let own = held(member.id()).into_iter();
+    let found = own
+        .chain(state.members().filter_map(|(id, _)| held(id)))
+        .reduce(|best, next| if is_newer(&next.1.version, &best.1.version) { next } else { best });
     let Some((holder, image)) = found else {
         return Err(no("no node has an image: bring one first (`elpis update take FILE`)".to_owned()));
     };

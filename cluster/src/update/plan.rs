@@ -140,16 +140,18 @@ pub fn against(sight: &Sight<'_>, image: &Image, with_pause: bool) -> Vec<String
             reasons.push(format!("{name} does not say which version it runs: is it an appliance?"));
             continue;
         };
+        // Also one that runs the image's version: while it is on trial it may start anew by itself beside another.
+        if seen.refuses.is_empty() && !seen.kept {
+            reasons.push(format!(
+                "{name} runs {}, which has not shown yet that it works: wait some minutes",
+                seen.runs
+            ));
+        }
         if seen.runs == image.version {
             continue;
         }
         if !seen.refuses.is_empty() {
             reasons.push(format!("{name}: {}", seen.refuses));
-        } else if !seen.kept {
-            reasons.push(format!(
-                "{name} runs {}, which has not shown yet that it works: wait some minutes",
-                seen.runs
-            ));
         }
         if seen.holds != image.sha256 && seen.room_bytes < image.bytes + ROOM {
             let (has, needs) = (seen.room_bytes >> 20, (image.bytes + ROOM) >> 20);
@@ -171,8 +173,9 @@ pub fn against(sight: &Sight<'_>, image: &Image, with_pause: bool) -> Vec<String
 /// The master's memory of a rollout; empty in every new term.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
-    /// Since when the cluster has been well.
+    /// Since when the cluster has been well while a node is watched, or has not been.
     well_since: Option<i64>,
+    unwell_since: Option<i64>,
     switched: Option<i64>,
 }
 
@@ -257,11 +260,19 @@ impl Planner {
                     in_time(DRAIN_MS, &why)?;
                     return Ok(self.switch(sight, id));
                 }
+                // Much may have happened since its turn began, and the primary that was moved needs a second copy first.
+                if !well {
+                    in_time(
+                        DRAIN_MS,
+                        &format!("cannot start anew: the cluster cannot lose it ({})", sight.reason),
+                    )?;
+                    return Ok(None);
+                }
                 Ok(Some(go(Step::Restarts)))
             }
             Step::Restarts => {
                 if node.live() && runs_new && seen.kept {
-                    self.well_since = None;
+                    (self.well_since, self.unwell_since) = (None, None);
                     let undrain = (node.draining && !turn.drained).then_some(Command::Undrain { node: id });
                     return Ok(Some(batch(undrain.into_iter().chain([go(Step::Settles)]))));
                 }
@@ -272,17 +283,30 @@ impl Planner {
                     return Err(format!("{name} cannot start anew: {}", seen.failed));
                 }
                 in_time(RESTART_MS, "has not come back with the new version")?;
-                if node.live() && !runs_new && seen.written == *version {
+                if well && node.live() && !runs_new && seen.written == *version {
                     next.orders.insert(id, order(Act::Restart));
                 }
                 Ok(None)
             }
             Step::Settles => {
-                if !(well && node.live() && runs_new) {
+                let back = node.live() && runs_new;
+                let why = match back {
+                    false => Some(format!("is not back with {version}")),
+                    true if !well => Some(format!("works, but the cluster is not well ({})", sight.reason)),
+                    true if !copied(sight.state, id) => {
+                        Some("works, but its copy of the database is not back".to_owned())
+                    }
+                    true => None,
+                };
+                if let Some(why) = why {
                     self.well_since = None;
-                    in_time(SETTLE_MS, &format!("works, but the cluster is not well ({})", sight.reason))?;
-                    return Ok(None);
+                    let since = *self.unwell_since.get_or_insert(at_ms);
+                    return match at_ms - since > SETTLE_MS {
+                        true => Err(format!("{name} {why} for {} minutes", SETTLE_MS / MINUTE_MS)),
+                        false => Ok(None),
+                    };
                 }
+                self.unwell_since = None;
                 let since = *self.well_since.get_or_insert(at_ms);
                 Ok((at_ms - since >= rollout.watch_ms).then(|| go(Step::Done)))
             }
@@ -313,8 +337,10 @@ impl Planner {
             );
             missing.get_or_insert(name);
         }
+        // Of the beginning, or the end of the turn before.
+        let since = rollout.turns.iter().map(|turn| turn.since_ms).max().unwrap_or(rollout.begun_ms);
         match missing {
-            Some(name) if !rollout.began() && sight.now_ms - rollout.begun_ms > TAKE_MS => {
+            Some(name) if sight.now_ms - since > TAKE_MS => {
                 Err(format!("{name} has not taken the image for {} minutes", TAKE_MS / MINUTE_MS))
             }
             missing => Ok(missing.is_none()),
@@ -365,7 +391,9 @@ impl Planner {
 #[must_use]
 pub(crate) fn stop(sight: &Sight<'_>, turn: Option<&Turn>, why: String) -> Command {
     let undrain = turn.filter(|turn| turn.step > Step::Writes && !turn.drained);
-    let undrain = undrain.filter(|turn| sight.state.nodes.get(&turn.node).is_some_and(|node| node.draining));
+    // One that was removed meanwhile has none to get.
+    let drains = |turn: &&Turn| sight.state.members().any(|(id, node)| id == turn.node && node.draining);
+    let undrain = undrain.filter(drains);
     let undrain = undrain.map(|turn| Command::Undrain { node: turn.node });
     let stop = Command::Update(Entry::Stop { why, at_ms: sight.now_ms });
     batch(undrain.into_iter().chain([stop]))
@@ -383,6 +411,15 @@ fn batch(commands: impl IntoIterator<Item = Command>) -> Command {
 /// Who could take the node's work.
 fn takers(state: &ClusterState, id: NodeId) -> impl Iterator<Item = (NodeId, &Node)> {
     state.members().filter(move |(other, node)| *other != id && node.live() && !node.draining)
+}
+
+/// Whether the node's copy of the database counts again: the next one's may be needed.
+fn copied(state: &ClusterState, id: NodeId) -> bool {
+    state.group.as_ref().is_none_or(|group| {
+        let counts = |node| group.primary == node || group.ack_set.contains(&node);
+        // Beyond a primary and two others, nobody has to.
+        counts(id) || group.ack_set.len() >= 2 || !group.members.contains_key(&id)
+    })
 }
 
 /// Who could be the database's primary in its place.

@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A part that does not come is asked for so often.
 const TRIES: u32 = 5;
 const TRY_PAUSE: Duration = Duration::from_secs(2);
-pub(super) const IMAGE_FILE: &str = "image.iso";
-pub(super) const FACTS_FILE: &str = "image.json";
+const IMAGE_FILE: &str = "image.iso";
+const FACTS_FILE: &str = "image.json";
 const DRAFT_FILE: &str = "image.part";
 /// Version of the file with the facts.
 const VERSION: u32 = 1;
@@ -59,6 +59,8 @@ pub(in crate::agent) struct Shelf {
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) held: Option<Image>,
+    /// A person has brought it since the last rollout: somebody else needs it.
+    pub(super) brought: bool,
     pub(super) look: Look,
     pub(super) room_bytes: u64,
     /// What it does itself, in words.
@@ -113,7 +115,31 @@ impl Shelf {
 
     /// The master's word with each renewal.
     pub(in crate::agent) fn obey(&self, order: Option<Order>) {
-        locked(&self.inner).order = order;
+        let mut inner = locked(&self.inner);
+        inner.brought &= order.is_none();
+        inner.order = order;
+    }
+
+    /// The image of a rollout that is over, when this node runs it and nobody has brought it again.
+    pub(super) async fn purge(&self, over: &Image) {
+        let runs = |inner: &Inner| inner.look.kept && inner.look.runs == over.version;
+        let Ok(only) = Arc::clone(&self.writing).try_lock_owned() else { return };
+        {
+            let mut inner = locked(&self.inner);
+            if inner.brought || inner.held.as_ref() != Some(over) || !runs(&inner) {
+                return;
+            }
+            inner.held = None;
+        }
+        // Outside of the lock, which renewals need: the disk may take its time.
+        let files = [FACTS_FILE, IMAGE_FILE].map(|name| self.folder.join(name));
+        let gone = blocking(move || {
+            let _only = only;
+            files.iter().try_for_each(fs::remove_file).map_err(|error| error.to_string())
+        });
+        if let Err(error) = gone.await {
+            tracing::warn!(error, "an image that is not needed any more stays");
+        }
     }
 
     pub(super) fn room(&self) -> u64 {
@@ -237,10 +263,7 @@ async fn receive_all(agent: &Agent, body: &mut Incoming) -> Result<Image, String
     if !refuses.is_empty() {
         return Err(refuses);
     }
-    let state = agent.member().map(|member| member.state());
-    if let Some(going) = state.as_ref().and_then(|state| state.rollout.as_ref()).filter(|it| it.goes_on()) {
-        return Err(Refused::GoesOn(going.image.version.clone()).to_string());
-    }
+    no_rollout(agent)?;
     let only = Arc::clone(&shelf.writing).try_lock_owned().map_err(|_| "another one is just coming in")?;
     let doing = Doing(shelf);
     doing.says("takes an image from a person");
@@ -256,8 +279,18 @@ async fn receive_all(agent: &Agent, body: &mut Incoming) -> Result<Image, String
         }
         draft = draft.push(bytes).await?;
     }
+    // It took its time, and the one that lies here may be on its way to the others.
+    no_rollout(agent)?;
     doing.says("looks at the image");
-    keep(shelf, &machine, draft).await
+    let image = keep(shelf, &machine, draft).await?;
+    locked(&shelf.inner).brought = true;
+    Ok(image)
+}
+
+fn no_rollout(agent: &Agent) -> Result<(), String> {
+    let state = agent.member().map(|member| member.state());
+    let going = state.as_ref().and_then(|state| state.rollout.as_ref()).filter(|rollout| rollout.goes_on());
+    going.map_or(Ok(()), |going| Err(Refused::GoesOn(going.image.version.clone()).to_string()))
 }
 
 /// A part of this node's image, for another node.

@@ -1,7 +1,7 @@
 //! A small world: nodes that do what they are ordered, and the state that they write.
 
 use super::*;
-use crate::database::{Group, Mode};
+use crate::database::{Group, Member, Mode};
 use crate::state::testing::live;
 
 const NEW: &str = "2";
@@ -29,6 +29,7 @@ impl World {
         let mut group = Group::new(3);
         group.mode = Mode::Sync;
         group.ack_set = (2..2 + nodes).filter(|id| *id != 3).collect();
+        group.members = (2..2 + nodes).map(|id| (id, Member { verified: true })).collect();
         state.group = Some(group);
         let old = Seen { runs: "1".into(), kept: true, room_bytes: 1 << 30, ..Seen::default() };
         let mut seen: BTreeMap<NodeId, Seen> = (2..2 + nodes).map(|id| (id, old.clone())).collect();
@@ -38,12 +39,17 @@ impl World {
     }
 
     fn sight(&self) -> Sight<'_> {
-        let well = self.state.members().all(|(_, node)| node.live() && !node.draining);
+        // As the status counts it.
+        let all = self.state.members().count();
+        let live = self.state.members().filter(|(_, node)| node.live());
+        let (up, work) = (live.clone().count(), live.filter(|(_, node)| !node.draining).count());
+        let spare = up.saturating_sub(all / 2 + 1).min(work.saturating_sub(1));
+        let copies = self.state.group.as_ref().is_none_or(|group| !group.heirs().is_empty());
         Sight {
             state: &self.state,
             seen: &self.seen,
             me: self.me,
-            can_lose: usize::from(well),
+            can_lose: if copies { spare.min(1) } else { 0 },
             reason: "one is away",
             now_ms: self.now_ms,
         }
@@ -118,6 +124,20 @@ impl World {
         }
     }
 
+    fn until(&mut self, turn: usize, step: Step) {
+        for _ in 0..400 {
+            if self.state.rollout.as_ref().unwrap().turns[turn].step == step {
+                return;
+            }
+            self.second();
+        }
+        panic!("{:?} {:#?}", self.state.rollout, self.story);
+    }
+
+    fn restarted(&self) -> Vec<&str> {
+        self.story.iter().filter_map(|line| line.strip_prefix("restarted ")).collect()
+    }
+
     fn until_over(&mut self, seconds: i64) -> Rollout {
         for _ in 0..seconds {
             self.second();
@@ -138,8 +158,7 @@ fn one_after_the_other_and_the_master_last() {
     assert_eq!(over.stopped, None);
     assert!(world.seen.values().all(|seen| seen.runs == NEW));
     assert!(world.state.members().all(|(_, node)| !node.draining));
-    let restarts: Vec<&str> = world.story.iter().filter_map(|line| line.strip_prefix("restarted ")).collect();
-    assert_eq!(restarts, ["4", "3", "2"], "follower, primary, master");
+    assert_eq!(world.restarted(), ["4", "3", "2"], "follower, primary, master");
     let minutes = (over.ended_ms.unwrap() - over.begun_ms) / MINUTE_MS;
     assert!((3..5).contains(&minutes), "{minutes}: each is watched for a minute");
 }
@@ -166,14 +185,92 @@ fn what_fails_stops_all_and_gives_the_node_its_work_back() {
 fn a_node_that_does_not_come_back_stops_all() {
     let mut world = World::new(3);
     world.begin();
-    while world.state.rollout.as_ref().unwrap().turns[0].step != Step::Restarts {
-        world.second();
-    }
+    world.until(0, Step::Restarts);
     world.seen.insert(4, Seen::default());
     world.apply(&Command::LeaseOver { node: 4, session: 1, at_ms: 0, reason: "away".into() });
     let over = world.until_over(RESTART_MS / 1_000 + 10);
     assert!(over.stopped.unwrap().contains("n4 has not come back with the new version for 60 minutes"));
     assert_eq!(world.seen[&3].runs, "1");
+}
+
+#[test]
+fn a_node_that_is_lost_meanwhile_keeps_the_next_one_from_starting_anew() {
+    for step in [Step::Drains, Step::Restarts] {
+        let mut world = World::new(3);
+        world.begin();
+        world.until(0, step);
+        world.apply(&Command::LeaseOver { node: 3, session: 1, at_ms: 0, reason: "away".into() });
+        for _ in 0..500 {
+            world.second();
+        }
+        assert_eq!(world.restarted(), Vec::<&str>::new(), "{step:?}");
+        assert_eq!(world.seen[&4].written, NEW);
+        let over = world.until_over(RESTART_MS / 1_000);
+        let why = over.stopped.unwrap();
+        assert!(why.contains("cannot lose it") || why.contains("has not come back"), "{why}");
+        assert!(!world.state.nodes[&4].draining, "it has its work again");
+    }
+}
+
+#[test]
+fn the_next_turn_waits_for_the_copy_of_the_one_before() {
+    let mut world = World::new(3);
+    world.begin();
+    world.until(0, Step::Settles);
+    world.state.group.as_mut().unwrap().ack_set.remove(&4);
+    for _ in 0..200 {
+        world.second();
+    }
+    assert_eq!(world.state.rollout.as_ref().unwrap().turns[0].step, Step::Settles);
+    world.state.group.as_mut().unwrap().ack_set.insert(4);
+    assert_eq!(world.until_over(400).stopped, None);
+
+    // For as long as one turn may take, and no longer; what was well before does not count.
+    let mut world = World::new(3);
+    world.begin();
+    let rollout = world.state.rollout.as_mut().unwrap();
+    rollout.watch_ms = 2 * SETTLE_MS;
+    world.until(0, Step::Settles);
+    for _ in 0..SETTLE_MS / 1_000 + 60 {
+        world.second();
+    }
+    world.state.group.as_mut().unwrap().ack_set.remove(&4);
+    let left = world.now_ms;
+    let over = world.until_over(SETTLE_MS / 1_000 + 10);
+    assert!(over.stopped.unwrap().contains("n4 works, but its copy of the database is not back"));
+    assert!(over.ended_ms.unwrap() - left > SETTLE_MS);
+}
+
+#[test]
+fn a_node_that_is_removed_in_its_turn_ends_the_rollout() {
+    let mut world = World::new(4);
+    world.begin();
+    world.until(0, Step::Restarts);
+    world.seen.insert(4, Seen::default());
+    world.apply(&Command::LeaseOver { node: 4, session: 1, at_ms: 0, reason: "away".into() });
+    world.state.group.as_mut().unwrap().ack_set.remove(&4);
+    world.state.group.as_mut().unwrap().members.remove(&4);
+    world.apply(&Command::Remove { node: 4 });
+    let over = world.until_over(10);
+    assert_eq!(over.stopped.as_deref(), Some("node 4 is no member any more"));
+}
+
+#[test]
+fn a_node_on_trial_stands_against_the_next_rollout() {
+    let mut world = World::new(3);
+    *world.seen.get_mut(&4).unwrap() = Seen { runs: NEW.into(), kept: false, ..Seen::default() };
+    let reasons = against(&world.sight(), &image(), false);
+    assert!(reasons.len() == 1 && reasons[0].contains("n4 runs 2, which has not shown yet"), "{reasons:?}");
+}
+
+#[test]
+fn an_image_that_cannot_be_taken_later_on_stops_all() {
+    let mut world = World::new(3);
+    world.begin();
+    world.until(0, Step::Settles);
+    world.seen.remove(&3);
+    let over = world.until_over(TAKE_MS / 1_000 + 200);
+    assert!(over.stopped.unwrap().contains("n3 has not taken the image"));
 }
 
 #[test]

@@ -15,8 +15,11 @@ pub(super) fn progress() -> Option<Progress> {
     serde_json::from_slice(&fs::read(PROGRESS).ok()?).ok()
 }
 
-/// Does the work, and writes down how it ended.
+/// Does the work, and writes down how it ended. One at a time: a person and a rollout may want the same slot.
 pub(super) fn told(progress: Progress, work: impl FnOnce(&mut Told) -> Result<()>) -> Result<()> {
+    let lock = Path::new(WORK).join("lock");
+    let lock = fs::File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+    ensure!(lock.try_lock().is_ok(), "something is done on the disk already: wait for it");
     let mut told = Told { progress };
     told.keep()?;
     let done = work(&mut told);

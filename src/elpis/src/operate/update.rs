@@ -31,7 +31,12 @@ pub(super) async fn order(cluster: &Cluster, scope: &Scope, order: Option<Update
         }
         Some(Update::Stop) => {
             let done = cluster.node(Method::POST, "/v1/update/stop", Some(&json!({}))).await?;
-            said(scope, &done, "stopped: nodes that are done keep the new version, the others the old one");
+            said(
+                scope,
+                &done,
+                "stopped: nodes that are done keep the new version, the others the old one; one that had written the new \
+                 version already starts it with its next restart, on trial",
+            );
             Ok(())
         }
     }
