@@ -41,8 +41,8 @@ impl World {
     fn sight(&self) -> Sight<'_> {
         // As the status counts it.
         let all = self.state.members().count();
-        let live = self.state.members().filter(|(_, node)| node.live());
-        let (up, work) = (live.clone().count(), live.filter(|(_, node)| !node.draining).count());
+        let live: Vec<_> = self.state.members().filter(|(_, node)| node.live()).collect();
+        let (up, work) = (live.len(), live.iter().filter(|(_, node)| !node.draining).count());
         let spare = up.saturating_sub(all / 2 + 1).min(work.saturating_sub(1));
         let copies = self.state.group.as_ref().is_none_or(|group| !group.heirs().is_empty());
         Sight {

@@ -11,6 +11,9 @@ const AHEAD: i64 = 2;
 
 /// Statements and InnoDB's own clean-up hold the table for moments; what holds it for a second is a reader that stays.
 const TRIES: u32 = 10;
+/// A partition with this name is there already, or is not there.
+const SAME_NAME: u16 = 1517;
+const NO_SUCH: u16 = 1507;
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) const LIST: &str = "SELECT partition_name, COALESCE(CAST(NULLIF(partition_description, 'MAXVALUE') AS SIGNED), 0) \
@@ -38,41 +41,48 @@ pub(crate) async fn keep(
     now: i64,
     oldest: Option<i64>,
 ) -> Result<u32, StoreError> {
-    let Some((open, 0)) = months.last() else { return Ok(0) };
+    let (mut months, mut dropped, mut tries) = (months.to_vec(), 0, TRIES);
+    while let Some(text) = next(&months, now, oldest) {
+        match c.execute(AssertSqlSafe(text)).await.map_err(|error| (crate::error::number(&error), error)) {
+            Ok(_) => {}
+            // One that ran into a lock may have been carried out all the same: the list tells.
+            Err((Some(LOCK_WAIT | SAME_NAME | NO_SUCH), _)) if tries > 0 => {
+                tries -= 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err((Some(LOCK_WAIT), _)) => {
+                tracing::info!(
+                    "the table of samples is in use; months are looked at again at the next purge"
+                );
+                break;
+            }
+            Err((_, error)) => return Err(error.into()),
+        }
+        let left = list(c).await?;
+        dropped += months.iter().map(|month| u32::from(month.1 > 0 && !left.contains(month))).sum::<u32>();
+        months = left;
+    }
+    Ok(dropped)
+}
+
+/// PURE: the next statement, of numbers and names that were looked at.
+fn next(months: &[(String, i64)], now: i64, oldest: Option<i64>) -> Option<String> {
+    let (open, 0) = months.last()? else { return None };
     if !months.iter().all(|(name, _)| plain(name)) {
-        return Ok(0);
+        return None;
     }
     let last = months.iter().map(|(_, end)| *end).max().unwrap_or(0);
     let new = missing(last, now);
     if !new.is_empty() {
         let parts: Vec<String> =
             new.iter().map(|(name, end)| format!("PARTITION {name} VALUES LESS THAN ({end})")).collect();
-        let text = format!(
+        return Some(format!(
             "ALTER TABLE tagent_data NOWAIT REORGANIZE PARTITION {open} INTO ({}, PARTITION {open} VALUES LESS THAN MAXVALUE)",
             parts.join(", ")
-        );
-        alter(c, text).await?;
+        ));
     }
-    let mut dropped = 0;
-    let old = months.iter().filter(|(_, end)| *end > 0 && oldest.is_some_and(|oldest| *end <= oldest));
-    for (name, _) in old {
-        dropped +=
-            u32::from(alter(c, format!("ALTER TABLE tagent_data NOWAIT DROP PARTITION {name}")).await?);
-    }
-    Ok(dropped)
-}
-
-/// Text of numbers and names that were looked at. `false` = the table was in use each time.
-async fn alter(c: &mut MySqlConnection, text: String) -> Result<bool, StoreError> {
-    for _ in 0..TRIES {
-        match c.execute(AssertSqlSafe(text.clone())).await {
-            Ok(_) => return Ok(true),
-            Err(error) if crate::error::number(&error) == Some(LOCK_WAIT) => tokio::time::sleep(PAUSE).await,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    tracing::info!("the table of samples is in use; months are looked at again at the next purge");
-    Ok(false)
+    let old = months.iter().find(|(_, end)| *end > 0 && oldest.is_some_and(|oldest| *end <= oldest));
+    old.map(|(name, _)| format!("ALTER TABLE tagent_data NOWAIT DROP PARTITION {name}"))
 }
 
 fn plain(name: &str) -> bool {
@@ -129,5 +139,9 @@ mod tests {
         assert_eq!(names, ["p202611", "p202612", "p202701"]);
         assert_eq!(missing(made[1].1, 1_795_000_000), made[2..]);
         assert_eq!(missing(made[2].1, 1_795_000_000), []);
+        let months: Vec<_> = made.iter().cloned().chain([("pmax".to_owned(), 0)]).collect();
+        let next = |oldest| next(&months, 1_795_000_000, oldest);
+        assert_eq!((next(None), next(Some(made[0].1 - 1))), (None, None));
+        assert!(next(Some(made[1].1)).is_some_and(|text| text.ends_with("DROP PARTITION p202611")));
     }
 }
