@@ -88,7 +88,7 @@ impl World {
             self.apply(command);
         }
         for (id, order) in next.orders {
-            let seen = self.seen.get_mut(&id).unwrap();
+            let Some(seen) = self.seen.get_mut(&id) else { continue };
             if self.fails == Some((id, order.act)) {
                 if order.act == Act::Restart {
                     *seen = Seen { fell_back: NEW.into(), runs: "1".into(), kept: true, ..Seen::default() };
