@@ -420,12 +420,11 @@ fn three_machines_are_joined_and_one_is_lost() {
 fn three_machines_are_updated_one_after_the_other() {
     let Some(_machine) = machine() else { return };
     let wire = Wire::new();
-    let firmware = [Firmware::Bios, Firmware::Uefi, Firmware::Bios];
     let (mut guests, mut disks, mut words) = (Vec::<Guest>::new(), Vec::new(), String::new());
-    for at in 0..3 {
-        let place = wire.place(at as u8 + 1);
+    for (number, firmware) in (1..).zip([Firmware::Bios, Firmware::Uefi, Firmware::Bios]) {
+        let place = wire.place(number);
         let mut options =
-            format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24 elpis.install=auto", place.number);
+            format!("elpis.name=guest-{number} elpis.address=10.9.0.{number}/24 elpis.install=auto");
         if let Some(first) = guests.first() {
             // One after the other: who copies a database beside a machine that starts is late.
             words = first.let_in(&words);
@@ -434,13 +433,13 @@ fn three_machines_are_updated_one_after_the_other() {
         }
         let disk = Disk::new();
         Guest::told(&options, &disk).until_off(BOOT);
-        let guest = Guest::installed_on(&place, firmware[at], &disk);
+        let guest = Guest::installed_on(&place, firmware, &disk);
         match guests.first() {
             None => {
                 guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
             }
             Some(first) => {
-                let copies = format!("10.9.0.{}:7946        up        replica", place.number);
+                let copies = format!("10.9.0.{number}:7946        up        replica");
                 first.until_screen(&copies, BOOT * 2);
             }
         }
