@@ -1,8 +1,10 @@
 //! The log of a process: lines on standard error, more or fewer of them while an operator wants that.
 
 use elpis_watch::log::{LogOrder, wanted};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -30,12 +32,61 @@ pub(crate) fn to_stderr() -> Log {
         Err(error) => (USUAL.to_owned(), EnvFilter::new(USUAL), Some(error)),
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(filter);
+    // systemd says so: what it reads there may name its importance.
+    match std::env::var_os("JOURNAL_STREAM") {
+        Some(_) => registry.with(lines.with_writer(Journal)).init(),
+        None => registry.with(lines.with_writer(std::io::stderr)).init(),
+    }
     if let Some(error) = wrong {
         tracing::warn!(%error, "ELPIS_LOG is not understood and left out; e.g. ELPIS_LOG=info,elpis_probe=trace");
     }
     Log { start, filter: handle }
+}
+
+/// Standard error that the journal reads: each line says how important it is, so that warnings are found.
+struct Journal;
+
+/// Lines of one event.
+struct Lines<W> {
+    /// As syslog counts it.
+    priority: u8,
+    to: W,
+}
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = Lines<std::io::Stderr>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Lines { priority: 6, to: std::io::stderr() }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        let priority = match *meta.level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        };
+        Lines { priority, ..self.make_writer() }
+    }
+}
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let mut text = Vec::with_capacity(event.len() + 3);
+        for line in event.split_inclusive(|byte| *byte == b'\n') {
+            text.extend([b'<', b'0' + self.priority, b'>']);
+            text.extend(line);
+        }
+        self.to.write_all(&text)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
 }
 
 impl Log {
@@ -88,6 +139,13 @@ fn whole(directives: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_journal_is_told_how_important_a_line_is() {
+        let mut lines = Lines { priority: 4, to: Vec::new() };
+        lines.write_all(b"WARN one\ntwo\n").unwrap();
+        assert_eq!(lines.to, b"<4>WARN one\n<4>two\n");
+    }
 
     #[test]
     fn a_level_alone_is_for_our_own_code() {

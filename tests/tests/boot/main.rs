@@ -54,6 +54,14 @@ fn a_machine_works_after_its_first_boot() {
     guest.until("the agent's value and the check's result", SOON, || {
         api.has("load", "0.25") && api.has("loopback", "1")
     });
+    guest.press("l", "");
+    // A line of the journal, of whatever it is, or that there is none.
+    guest.until("what went wrong lately", SOON, || {
+        ["kernel: ", "systemd[", "elpis[", "Nothing went wrong"]
+            .iter()
+            .any(|text| guest.screen().contains(text))
+    });
+    println!("{}", guest.screen());
 }
 
 #[test]

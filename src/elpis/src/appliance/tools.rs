@@ -92,13 +92,13 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// The last warnings and errors since the start, of everything on this machine, oldest first.
+/// The last errors of the kernel and the last warnings of our units since the start, each oldest first.
 pub(super) fn log() -> Result<Vec<String>> {
-    let said = run(
-        "journalctl",
-        &["--quiet", "--no-pager", "--boot", "--no-hostname", "--priority", "warning", "--lines", "8"],
-    )?;
-    Ok(said.lines().map(str::to_owned).collect())
+    let common = ["--quiet", "--no-pager", "--boot", "--no-hostname"];
+    let of = |more: &[&str]| run("journalctl", &[&common, more].concat());
+    let kernel = of(&["--dmesg", "--priority", "err", "--lines", "2"])?;
+    let ours = of(&["--unit", "elpis-*", "--priority", "warning", "--lines", "6"])?;
+    Ok(kernel.lines().chain(ours.lines()).map(str::to_owned).collect())
 }
 
 /// A unit of ours that failed.
