@@ -2,6 +2,7 @@
 
 use elpis_watch::log::{LogOrder, wanted};
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
@@ -34,15 +35,23 @@ pub(crate) fn to_stderr() -> Log {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
-    // systemd says so: what it reads there may name its importance.
-    match std::env::var_os("JOURNAL_STREAM") {
-        Some(_) => registry.with(lines.with_writer(Journal)).init(),
-        None => registry.with(lines.with_writer(std::io::stderr)).init(),
+    match is_journal() {
+        true => registry.with(lines.with_writer(Journal)).init(),
+        false => registry.with(lines.with_writer(std::io::stderr)).init(),
     }
     if let Some(error) = wrong {
         tracing::warn!(%error, "ELPIS_LOG is not understood and left out; e.g. ELPIS_LOG=info,elpis_probe=trace");
     }
     Log { start, filter: handle }
+}
+
+/// Whether systemd reads standard error for the journal: it names the stream, and children inherit the name.
+fn is_journal() -> bool {
+    let (Ok(named), Ok(stderr)) = (std::env::var("JOURNAL_STREAM"), std::fs::metadata("/proc/self/fd/2"))
+    else {
+        return false;
+    };
+    named == format!("{}:{}", stderr.dev(), stderr.ino())
 }
 
 /// Standard error that the journal reads: each line says how important it is, so that warnings are found.
