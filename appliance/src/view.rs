@@ -194,7 +194,7 @@ fn clock(node: &NodeLine) -> Option<String> {
     let direction = if off > 0 { "ahead of" } else { "behind" };
     (off.abs() > OFF_MS).then(|| {
         format!(
-            "this clock is {} s {direction} the cluster's: name a time server (elpis.ntp=)",
+            "this clock is {} s {direction} the cluster's: does it reach a time server (UDP port 123)?",
             off.abs() / 1000
         )
     })

@@ -400,8 +400,5 @@ pub fn raft_config(cluster: &str, timings: &Timings) -> openraft::Config {
 }
 
 fn remove_log(config: &Config) -> Result<(), NodeError> {
-    match std::fs::remove_file(config.data_dir.join("raft.redb")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(elpis_watch::durable::remove(&config.data_dir.join("raft.redb"))?)
 }

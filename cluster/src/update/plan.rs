@@ -234,8 +234,7 @@ impl Planner {
                     return Ok(None);
                 }
                 // This wait begins with the end of the turn before, or of taking.
-                let since = rollout.turns.iter().map(|turn| turn.since_ms).max().unwrap_or(rollout.begun_ms);
-                if !well && at_ms - since > TAKE_MS + CALM_MS {
+                if !well && at_ms - rollout.moved_ms() > TAKE_MS + CALM_MS {
                     return Err(format!("the cluster cannot lose a node: {}", sight.reason));
                 }
                 Ok(well.then(|| go(Step::Writes)))
@@ -338,9 +337,8 @@ impl Planner {
             missing.get_or_insert(name);
         }
         // Of the beginning, or the end of the turn before.
-        let since = rollout.turns.iter().map(|turn| turn.since_ms).max().unwrap_or(rollout.begun_ms);
         match missing {
-            Some(name) if sight.now_ms - since > TAKE_MS => {
+            Some(name) if sight.now_ms - rollout.moved_ms() > TAKE_MS => {
                 Err(format!("{name} has not taken the image for {} minutes", TAKE_MS / MINUTE_MS))
             }
             missing => Ok(missing.is_none()),

@@ -144,10 +144,10 @@ impl Rollout {
         self.turns.iter().find(|turn| turn.step != Step::Done)
     }
 
-    /// Whether a node was touched.
+    /// When the last step of any node began.
     #[must_use]
-    pub fn began(&self) -> bool {
-        self.turns.iter().any(|turn| turn.step != Step::Waits)
+    pub fn moved_ms(&self) -> i64 {
+        self.turns.iter().map(|turn| turn.since_ms).max().unwrap_or(self.begun_ms)
     }
 
     /// Applies an entry; `Ok(false)` = it changes nothing, for it is stale or was applied before.

@@ -42,6 +42,8 @@ const TIME: &str = "/run/elpis-setup/time/elpis.sources";
 const NETWORKS: &str = "/run/systemd/network";
 const COMMAND_LINE: &str = "/proc/cmdline";
 const LOOK: Duration = Duration::from_millis(500);
+/// An address is there long before, where there is one to be had.
+const LONG_MS: i64 = 60_000;
 
 pub(crate) fn main(order: &Appliance) -> ExitCode {
     let done =
@@ -226,7 +228,12 @@ fn facts() -> Facts {
     Facts {
         version: update::version().unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned()),
         name,
-        failed: if address.is_none() { tools::failed_unit() } else { None },
+        // systemd is asked only when it takes long.
+        failed: if address.is_none() && elpis_watch::boottime_ms() > LONG_MS {
+            tools::failed_unit()
+        } else {
+            None
+        },
         address,
         live: !install::is_installed(),
         // Without it, nothing of before is there, and nothing may start.

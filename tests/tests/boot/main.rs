@@ -61,7 +61,6 @@ fn a_machine_works_after_its_first_boot() {
             .iter()
             .any(|text| guest.screen().contains(text))
     });
-    println!("{}", guest.screen());
 }
 
 #[test]

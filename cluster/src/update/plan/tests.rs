@@ -134,6 +134,10 @@ impl World {
         panic!("{:?} {:#?}", self.state.rollout, self.story);
     }
 
+    fn lose(&mut self, node: NodeId) {
+        self.apply(&Command::LeaseOver { node, session: 1, at_ms: 0, reason: "away".into() });
+    }
+
     fn restarted(&self) -> Vec<&str> {
         self.story.iter().filter_map(|line| line.strip_prefix("restarted ")).collect()
     }
@@ -187,7 +191,7 @@ fn a_node_that_does_not_come_back_stops_all() {
     world.begin();
     world.until(0, Step::Restarts);
     world.seen.insert(4, Seen::default());
-    world.apply(&Command::LeaseOver { node: 4, session: 1, at_ms: 0, reason: "away".into() });
+    world.lose(4);
     let over = world.until_over(RESTART_MS / 1_000 + 10);
     assert!(over.stopped.unwrap().contains("n4 has not come back with the new version for 60 minutes"));
     assert_eq!(world.seen[&3].runs, "1");
@@ -199,7 +203,7 @@ fn a_node_that_is_lost_meanwhile_keeps_the_next_one_from_starting_anew() {
         let mut world = World::new(3);
         world.begin();
         world.until(0, step);
-        world.apply(&Command::LeaseOver { node: 3, session: 1, at_ms: 0, reason: "away".into() });
+        world.lose(3);
         for _ in 0..500 {
             world.second();
         }
@@ -247,7 +251,7 @@ fn a_node_that_is_removed_in_its_turn_ends_the_rollout() {
     world.begin();
     world.until(0, Step::Restarts);
     world.seen.insert(4, Seen::default());
-    world.apply(&Command::LeaseOver { node: 4, session: 1, at_ms: 0, reason: "away".into() });
+    world.lose(4);
     world.state.group.as_mut().unwrap().ack_set.remove(&4);
     world.state.group.as_mut().unwrap().members.remove(&4);
     world.apply(&Command::Remove { node: 4 });
@@ -340,7 +344,7 @@ fn a_node_alone_pauses_only_when_that_is_wanted() {
 #[test]
 fn all_that_stands_against_it_is_said_together() {
     let mut world = World::new(3);
-    world.apply(&Command::LeaseOver { node: 3, session: 1, at_ms: 0, reason: "away".into() });
+    world.lose(3);
     world.seen.get_mut(&2).unwrap().room_bytes = 10 << 20;
     world.seen.get_mut(&4).unwrap().refuses = "it runs from its medium".into();
     let reasons = against(&world.sight(), &image(), false).join("\n");

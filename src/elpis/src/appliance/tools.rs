@@ -92,13 +92,18 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// The last errors of the kernel and the last warnings of our units since the start, each oldest first.
+/// The last errors of the kernel and the last warnings of our units since the start, each oldest first; of a unit that
+/// failed all that it said last.
 pub(super) fn log() -> Result<Vec<String>> {
     let common = ["--quiet", "--no-pager", "--boot", "--no-hostname"];
     let of = |more: &[&str]| run("journalctl", &[&common, more].concat());
     let kernel = of(&["--dmesg", "--priority", "err", "--lines", "2"])?;
     let ours = of(&["--unit", "elpis-*", "--priority", "warning", "--lines", "6"])?;
-    Ok(kernel.lines().chain(ours.lines()).map(str::to_owned).collect())
+    let failed = match failed_unit() {
+        Some(unit) => of(&["--unit", &unit, "--lines", "4"])?,
+        None => String::new(),
+    };
+    Ok([kernel, ours, failed].iter().flat_map(|said| said.lines()).map(str::to_owned).collect())
 }
 
 /// A unit of ours that failed.
