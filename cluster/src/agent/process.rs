@@ -1,28 +1,48 @@
-//! A process known by its id and its start time, so that a reused id is never taken for it.
+//! A process held by a file descriptor of the kernel's (a pidfd), so that a reused id is never taken for it.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// How often a process is looked at whose end somebody waits for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A process of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Process {
-    pid: i32,
+    pid: Pid,
     /// Clock ticks since boot.
     started: u64,
+    /// Readable once it has ended.
+    handle: Arc<OwnedFd>,
 }
+
+impl PartialEq for Process {
+    fn eq(&self, other: &Process) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
+    }
+}
+
+impl Eq for Process {}
 
 impl Process {
     /// The process that has this id now; `None` when there is none.
     #[must_use]
     pub fn find(pid: u32) -> Option<Process> {
-        let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0)?;
-        Some(Process { pid, started: started(pid)? })
+        let pid = Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 0)?)?;
+        let handle = Arc::new(pidfd_open(pid, PidfdFlags::empty()).ok()?);
+        let process = Process { pid, started: started(pid)?, handle };
+        // While it runs its id is nobody else's: what was read is of the process that is held.
+        process.runs().then_some(process)
     }
 
     /// Its id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid.unsigned_abs()
+        self.pid.as_raw_pid().unsigned_abs()
     }
 
     /// Clock ticks from boot to its start: with its id, no other process has the same.
@@ -31,52 +51,62 @@ impl Process {
         self.started
     }
 
-    /// Whether it still runs: a zombie does not.
+    /// Whether it still runs: a zombie does not. One system call that never waits.
     #[must_use]
     pub fn runs(&self) -> bool {
-        started(self.pid) == Some(self.started)
+        let mut ended = [PollFd::new(&self.handle, PollFlags::IN)];
+        // Only without memory it fails: then nothing has been seen to end.
+        poll(&mut ended, Some(&Timespec::default())).unwrap_or(0) == 0
     }
 
-    /// Kills it, unless its id belongs to another process by now, or to this one. A stopped process dies too.
+    /// Waits for its end.
+    pub async fn ended(&self) {
+        while self.runs() {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Kills it, unless it has ended, or is this one. A stopped process dies too.
     pub fn kill(&self) {
         if self.pid() == std::process::id() || !self.runs() {
             return;
         }
-        if let Err(error) = kill(Pid::from_raw(self.pid), Signal::SIGKILL) {
-            tracing::warn!(pid = self.pid, %error, "cannot kill a server process");
+        if let Err(error) = pidfd_send_signal(&self.handle, Signal::KILL) {
+            tracing::warn!(pid = self.pid(), %error, "cannot kill a server process");
         }
     }
 }
 
 /// Start time of a process that runs.
-fn started(pid: i32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+fn started(pid: Pid) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     // The name may hold blanks and brackets; the fields begin after the last one.
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_process_is_found_killed_and_never_mistaken() {
+    #[tokio::test]
+    async fn a_process_is_found_killed_and_seen_to_end() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::find(child.id()).unwrap();
-        assert!(process.runs());
-        Process { started: process.started + 1, ..process }.kill();
-        assert!(child.try_wait().unwrap().is_none(), "another process with this id lives on");
+        assert!(process.runs() && process.started() > 0);
+        assert_eq!(Process::find(child.id()), Some(process.clone()));
+        let waits = process.clone();
+        let ended = tokio::spawn(async move { waits.ended().await });
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished(), "it lives");
         process.kill();
-        child.wait().unwrap();
+        ended.await.unwrap();
+        // Nobody has waited for it yet: a zombie has ended.
         assert!(!process.runs());
-        assert_eq!(Process::find(0), None);
-        assert_eq!(Process::find(u32::MAX), None);
+        assert_eq!(Process::find(child.id()), None);
+        child.wait().unwrap();
+        process.kill();
+        assert_eq!((Process::find(0), Process::find(u32::MAX)), (None, None));
         // This very process is spared.
         Process::find(std::process::id()).unwrap().kill();
     }

@@ -236,14 +236,14 @@ impl Registry {
                 }
                 seat.held = None;
             } else if silent > limit {
-                kill.push(held.process);
+                kill.push(held.process.clone());
                 let text = format!("process {} was silent for {silent} ms and is killed", held.process.pid());
                 happened.push(Happened { role: *role, kind: "hung", text });
             }
         }
         self.leaving.retain(|(process, until)| {
             if now > *until {
-                kill.push(*process);
+                kill.push(process.clone());
             }
             now <= *until && process.runs()
         });

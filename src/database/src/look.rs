@@ -1,7 +1,7 @@
 //! What the server shows.
 
 use crate::Error;
-use crate::sql::{REPLICA, SERVER, Sql, sequence, text};
+use crate::sql::{REPLICA, SERVER, Sql, WAITING, sequence, text};
 use elpis_cluster::database::Local;
 use elpis_watch::NodeId;
 
@@ -11,6 +11,15 @@ const DIVERGED: &str = "1236";
 /// What the applying thread stops with on a full disk: the system's own number, `ER_DISK_FULL`, `ER_ERROR_ON_WRITE`,
 /// `ER_GET_ERRNO`, `ER_RECORD_FILE_FULL`.
 const NO_ROOM: [&str; 5] = ["28", "1021", "1026", "1030", "1114"];
+
+/// What is worth a question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// How it follows: it may have a source.
+    pub(crate) replica: bool,
+    /// Whether a commit waits for its acknowledgement: a row did not come back in time.
+    pub(crate) waits: bool,
+}
 
 /// What only the supervisor needs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,10 +38,13 @@ pub(crate) async fn look(
     sql: &mut Sql,
     instance: u64,
     source: Option<NodeId>,
+    wanted: Wanted,
 ) -> Result<(Local, Aside), Error> {
     let server = sql.ask("a look at its settings", SERVER).await?;
     let server = server.first().ok_or_else(|| Error::Other("MariaDB shows no settings".to_owned()))?;
-    let replica = sql.ask("a look at replication", REPLICA).await?;
+    let replica = if wanted.replica { sql.ask("a look at replication", REPLICA).await? } else { Vec::new() };
+    let waiting =
+        if wanted.waits { sql.ask("a look at waiting commits", WAITING).await? } else { Vec::new() };
     let on = |column: &str| text(server, column) == "1";
     let applied_seq = sequence(&text(server, "slave_pos"));
     // With log_slave_updates whatever was applied is in the binary log, unless the copy came without one.
@@ -49,7 +61,9 @@ pub(crate) async fn look(
         ..Local::default()
     };
     let mut aside = Aside {
-        waits: text(server, "waiting").parse().is_ok_and(|count: u64| count > 0),
+        waits: waiting
+            .first()
+            .is_some_and(|row| text(row, "waiting").parse().is_ok_and(|count: u64| count > 0)),
         ..Aside::default()
     };
     if let Some(replica) = replica.first() {

@@ -7,13 +7,10 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// A process that was killed is gone within this, unless the disk holds it.
 const GONE: Duration = Duration::from_secs(10);
-/// How often an adopted process is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// The process that runs, if one does.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -68,7 +65,7 @@ impl Server {
 
     /// SIGKILL: an orderly end would commit what nobody acknowledged.
     pub(crate) async fn kill(&mut self) -> Result<(), Error> {
-        if let Some(process) = self.process {
+        if let Some(process) = &self.process {
             process.kill();
             let gone = timeout(GONE, self.ended()).await;
             return gone.map_err(|_| Error::Silent(GONE.as_millis(), "its end after SIGKILL"));
@@ -78,16 +75,14 @@ impl Server {
 
     /// Waits for the end of the process that runs; for ever when none does.
     pub(crate) async fn ended(&mut self) {
-        let Some(process) = self.process else { return std::future::pending().await };
+        let Some(process) = &self.process else { return std::future::pending().await };
         if let Some(child) = &mut self.child {
             match child.wait().await {
                 Ok(status) => tracing::info!(%status, "MariaDB ended"),
                 Err(error) => tracing::warn!(%error, "MariaDB ended, nobody knows how"),
             }
         }
-        while process.runs() {
-            sleep(LOOK).await;
-        }
+        process.ended().await;
         (self.child, self.process) = (None, None);
     }
 }

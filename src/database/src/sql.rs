@@ -122,9 +122,10 @@ pub(crate) fn quoted(text: &str) -> Result<String, Error> {
 
 /// Everything the supervisor looks at, but replication.
 pub(crate) const SERVER: &str = "SELECT @@read_only AS read_only, @@rpl_semi_sync_master_enabled AS semi_master, \
-    @@rpl_semi_sync_slave_enabled AS semi_slave, @@gtid_binlog_pos AS binlog_pos, @@gtid_slave_pos AS slave_pos, \
-    (SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
-    WHERE VARIABLE_NAME='RPL_SEMI_SYNC_MASTER_WAIT_SESSIONS') AS waiting";
+    @@rpl_semi_sync_slave_enabled AS semi_slave, @@gtid_binlog_pos AS binlog_pos, @@gtid_slave_pos AS slave_pos";
+/// How many commits wait for an acknowledgement: all of the server's counters are gathered for it.
+pub(crate) const WAITING: &str = "SELECT VARIABLE_VALUE AS waiting FROM information_schema.GLOBAL_STATUS \
+    WHERE VARIABLE_NAME='RPL_SEMI_SYNC_MASTER_WAIT_SESSIONS'";
 pub(crate) const REPLICA: &str = "SHOW ALL SLAVES STATUS";
 pub(crate) const BINARY_LOGS: &str = "SHOW BINARY LOGS";
 pub(crate) const DUMPS: &str = "SELECT ID AS id, USER AS user FROM information_schema.PROCESSLIST \

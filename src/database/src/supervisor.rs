@@ -9,7 +9,7 @@ mod verifying;
 use crate::copy::{self, Copying};
 use crate::disk;
 use crate::folder::Folder;
-use crate::look::look;
+use crate::look::{Wanted, look};
 use crate::rows::{Purpose, Rows, Written};
 use crate::server::Server;
 use crate::sql::Sql;
@@ -240,12 +240,16 @@ impl Supervisor {
             self.probe = Probe::default();
         }
         (self.seen, self.local.room) = (true, self.disk.room());
-        if let Err(error) = self.take_position().await {
+        let new = self.known != Some(instance);
+        if new && let Err(error) = self.take_position().await {
             tracing::debug!(%error, "a new copy has not taken its position yet");
             self.seen = false;
             return;
         }
-        match look(&mut self.sql, instance, self.source.node()).await {
+        // Only this supervisor gives the server a source, and it writes that down first.
+        let replica = new || self.source.node().is_some();
+        let wanted = Wanted { replica, waits: !self.probe.good(false) };
+        match look(&mut self.sql, instance, self.source.node(), wanted).await {
             Ok((mut local, aside)) => {
                 local.writes = self.probe.good(aside.waits);
                 // The gate was restarted and listens elsewhere: its source is none that can be reached.

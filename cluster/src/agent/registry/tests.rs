@@ -76,13 +76,13 @@ fn a_silent_process_is_hung_killed_and_then_down() {
     assert_eq!(state(&table, 10), "starting");
     let mut sleeper = Sleeper::new();
     let process = sleeper.process();
-    table.hello(&hello(ROLE, None), process, 1000).unwrap();
+    table.hello(&hello(ROLE, None), process.clone(), 1000).unwrap();
     assert_eq!(state(&table, 1001), "starting");
     table.beat(ROLE, &beat(1, ""), 1500).unwrap();
     assert_eq!(state(&table, 1501), "up");
     assert_eq!(table.tick(false, 3500).0, vec![]);
-    assert_eq!(table.tick(true, 3500).0, vec![process], "a move waits for it");
-    assert_eq!(table.tick(false, 3501).0, vec![process]);
+    assert_eq!(table.tick(true, 3500).0, vec![process.clone()], "a move waits for it");
+    assert_eq!(table.tick(false, 3501).0, vec![process.clone()]);
     assert_eq!(state(&table, 3501), "hung");
     process.kill();
     sleeper.0.wait().unwrap();

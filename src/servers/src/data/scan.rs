@@ -12,7 +12,7 @@ const LISTED_ALL: usize = 20_000;
 /// Pause between two looks at the folders while files wait in memory.
 const LIST_EVERY: Duration = Duration::from_millis(100);
 /// All folders are looked at so often, whatever the spool says.
-const LIST_ALL_EVERY: Duration = Duration::from_secs(5);
+const LIST_ALL_EVERY: Duration = Duration::from_secs(20);
 /// Files of one gathering.
 const FILES: usize = 500;
 /// Bytes of one gathering.
@@ -62,6 +62,10 @@ pub(super) struct Scanner {
     news: Option<SystemTime>,
     /// Some folder was left out, or the clock of the news is too coarse to be sure.
     unsure: bool,
+    /// Some shard is not ready yet, or is to be listed again.
+    due: bool,
+    /// Entries of all shards that wait.
+    listed: usize,
     /// Shard after which the next gathering begins.
     turn: u16,
 }
@@ -76,6 +80,8 @@ impl Scanner {
             next_full_list: Instant::now(),
             news: None,
             unsure: true,
+            due: true,
+            listed: 0,
             turn: 0,
         }
     }
@@ -83,12 +89,16 @@ impl Scanner {
     /// This shard is worked on in this epoch.
     pub(super) fn keep(&mut self, shard: u16, epoch: u64) {
         if self.slots.get(&shard).is_none_or(|slot| slot.epoch != epoch) {
+            self.remove(shard);
             self.slots.insert(shard, Slot { epoch, ..Slot::default() });
+            self.due = true;
         }
     }
 
     pub(super) fn remove(&mut self, shard: u16) {
-        self.slots.remove(&shard);
+        if let Some(slot) = self.slots.remove(&shard) {
+            self.listed -= slot.waiting.len();
+        }
     }
 
     /// These entries left the work folder.
@@ -102,7 +112,7 @@ impl Scanner {
     pub(super) fn again(&mut self, shard: u16, id: EntryId) {
         if let Some(slot) = self.slots.get_mut(&shard) {
             slot.out.remove(&id);
-            slot.again = true;
+            (slot.again, self.due) = (true, true);
         }
     }
 
@@ -113,8 +123,12 @@ impl Scanner {
             self.next_list = Instant::now() + LIST_EVERY;
         }
         let (mut found, mut taken, mut bytes) = (Vec::new(), 0, 0);
-        let mut shards: Vec<u16> = self.slots.range(self.turn..).map(|(shard, _)| *shard).collect();
-        shards.extend(self.slots.range(..self.turn).map(|(shard, _)| *shard));
+        if self.listed == 0 {
+            return found;
+        }
+        let in_turn = self.slots.range(self.turn..).chain(self.slots.range(..self.turn));
+        let waits = in_turn.filter(|(_, slot)| !slot.waiting.is_empty());
+        let shards: Vec<u16> = waits.map(|(shard, _)| *shard).collect();
         loop {
             let before = found.len();
             for &shard in &shards {
@@ -125,6 +139,7 @@ impl Scanner {
                     }
                     let Some(slot) = self.slots.get_mut(&shard) else { break };
                     let Some((id, entry)) = slot.waiting.pop_first() else { break };
+                    self.listed -= 1;
                     slot.out.insert(id);
                     let Some((content, size)) = self.read(&entry) else {
                         self.again(shard, id);
@@ -145,7 +160,7 @@ impl Scanner {
 
     /// Files are listed that no gathering has taken yet.
     pub(super) fn has_waiting(&self) -> bool {
-        self.slots.values().any(|slot| !slot.waiting.is_empty())
+        self.listed > 0
     }
 
     fn read(&self, entry: &Entry) -> Option<(Content, usize)> {
@@ -177,17 +192,20 @@ impl Scanner {
         (self.news, self.unsure) = (news, moved);
         if full {
             self.next_full_list = Instant::now() + LIST_ALL_EVERY;
+        } else if !self.due {
+            return;
         }
-        let mut all: usize = self.slots.values().map(|slot| slot.waiting.len()).sum();
+        self.due = false;
         for (&shard, slot) in &mut self.slots {
             if !slot.ready {
                 slot.ready = self.spool.ready(shard, slot.epoch);
                 slot.again = slot.ready;
             }
+            self.due |= !slot.ready || slot.again;
             if !slot.ready || !(full || slot.again) {
                 continue;
             }
-            if all >= LISTED_ALL {
+            if self.listed >= LISTED_ALL {
                 self.unsure = true;
                 continue;
             }
@@ -206,7 +224,7 @@ impl Scanner {
                             break;
                         }
                         if !slot.out.contains(&entry.id) && slot.waiting.insert(entry.id, entry).is_none() {
-                            all += 1;
+                            self.listed += 1;
                         }
                     }
                 }
@@ -215,6 +233,7 @@ impl Scanner {
                     tracing::warn!(shard, %error, "a folder of the spool cannot be listed; trying again");
                 }
             }
+            self.due |= slot.again;
         }
     }
 }
