@@ -19,8 +19,10 @@ use time::ClusterTime;
 pub const JOBS: &[&str] = &["purge"];
 /// Moves under way at once.
 const MOVES: usize = 256;
-/// Moves that balance, a second, while checks run.
+/// Moves of shards with a load that balance, a second, while checks run; and how many begin at once: each begin and end is
+/// another map, which every server of every node reads.
 const BALANCE_PER_S: i64 = 64;
+const AT_ONCE: i64 = 32;
 /// A node is unfit for so long before its shards move.
 const UNFIT_MS: i64 = 3_000;
 /// A skew above [`SKEW`] lasts so long before it is evened out.
@@ -336,7 +338,7 @@ impl Leader {
             }
             let unfit = self.unfit(id);
             let reason = match self.granter.silent_ms(id, now.boot_ms) {
-                Some(ms) if ms < self.timings.lease_ms && !unfit.is_empty() => {
+                Some(_) if self.granter.is_ending(id, node.session) => {
                     format!("it did not release its shards: {unfit}")
                 }
                 Some(ms) => format!("no renewal for {ms} ms"),
@@ -431,19 +433,25 @@ impl Leader {
         if !self.balancing {
             return None;
         }
-        let budget = if idle { 4096 } else { usize::try_from(self.budget / 1000).unwrap_or(0).min(room) };
-        if budget == 0 {
-            return None;
-        }
-        let moves = know.balance(now.state, budget);
+        let mut moves = know.balance(now.state, 4096);
         if moves.is_empty() {
             self.balancing = false;
             return None;
         }
         if !idle {
-            self.budget -= i64::try_from(moves.len()).unwrap_or(0) * 1000;
+            let mut left = if self.budget >= AT_ONCE * 1000 { self.budget / 1000 } else { 0 };
+            // Nobody waits for a shard that nothing is measured on.
+            let loaded = |shard: &u16| know.loads.get(shard).is_some_and(|load| *load > 0.0);
+            moves.retain(|(shard, _)| {
+                let free = !loaded(shard);
+                left -= i64::from(!free);
+                free || left >= 0
+            });
+            moves.truncate(room);
+            let moved = moves.iter().filter(|(shard, _)| loaded(shard)).count();
+            self.budget -= i64::try_from(moved).unwrap_or(0) * 1000;
         }
-        Some(Command::Release { shards: moves })
+        (!moves.is_empty()).then_some(Command::Release { shards: moves })
     }
 
     /// Nodes whose lease still runs by this leader's grants.

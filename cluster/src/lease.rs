@@ -334,10 +334,13 @@ impl Granter {
             Some(granted) => now > granted + self.patience.expired_after_ms(),
             None => now > elected + wait,
         };
+        // Who came up under this leader has the time of a lease to ask for its first: on a machine that does much else a
+        // question takes longer than two renewals should. Nobody waits for that after an election: `over` comes first.
+        let young = up > elected + wait && now <= up + self.patience.expired_after_ms();
         let refused = peer.up.is_some_and(|(session, _)| self.ending.contains(&(node, session)));
         // A node that asks but cannot be granted one is catching up; for how long is bounded as well.
         over && (refused
-            || since_seen > missing
+            || (since_seen > missing && !young)
             || now > peer.granted.unwrap_or(elected).max(up) + 4 * self.patience.expired_after_ms())
     }
 
@@ -352,6 +355,12 @@ impl Granter {
     /// From here on nothing is granted to this session of the node.
     pub fn ending(&mut self, node: NodeId, session: u64) {
         self.ending.insert((node, session));
+    }
+
+    /// Whether that was said of this session.
+    #[must_use]
+    pub fn is_ending(&self, node: NodeId, session: u64) -> bool {
+        self.ending.contains(&(node, session))
     }
 }
 

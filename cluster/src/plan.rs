@@ -139,7 +139,8 @@ impl Knowledge {
             }
         }
         for list in shards.values_mut() {
-            list.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            // The largest last: that one is taken away most often.
+            list.sort_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
         }
         let mut moves = Vec::new();
         while moves.len() < budget {
@@ -155,8 +156,9 @@ impl Knowledge {
             let Some(list) = shards.get_mut(&full) else { break };
             // The largest that fits half the gap, or the smallest above that, which turns the two round.
             let gap = most - least;
-            let fits = list.iter().position(|(_, weight)| *weight <= gap / 2.0);
-            let above = fits.unwrap_or(list.len()).checked_sub(1).filter(|at| list[*at].1 < gap);
+            let fitting = list.partition_point(|(_, weight)| *weight <= gap / 2.0);
+            let fits = fitting.checked_sub(1);
+            let above = Some(fitting).filter(|at| list.get(*at).is_some_and(|(_, weight)| *weight < gap));
             let after = |at: &usize| (most - list[*at].1).max(least + list[*at].1);
             let nearest = [fits, above].into_iter().flatten().min_by(|a, b| after(a).total_cmp(&after(b)));
             let Some(at) = nearest else { break };

@@ -122,6 +122,26 @@ fn a_move_waits_for_its_owner_and_is_given_up_in_the_end() {
 }
 
 #[test]
+fn a_newcomer_gets_what_has_no_load_at_once_and_the_rest_bit_by_bit() {
+    // Shards with a load; how many of all, and of those, the newcomer has three seconds later.
+    for (loads, all, busy) in [(10, 1_350..=1_700, 8..=10), (4_000, 128..=224, 128..=224)] {
+        let mut world = World::new(2);
+        world.run(300, &[2]);
+        let (url, user, mode) = ("mysql://db".into(), "u".into(), "endpoint".into());
+        let set = Command::SetDatabase { url, user, password: Default::default(), mode, ready: true };
+        world.state.apply(900, &set).unwrap();
+        let told = (0..loads).map(|shard| (shard, 1.0)).collect();
+        world.renew(2, Renewal { loads: told, ..Renewal::default() });
+        let done = world.run(3_000, &[2, 3]);
+        let of = |shards: &[crate::state::Shard]| shards.iter().filter(|shard| shard.owner == 3).count();
+        let has = (of(&world.state.shards[..]), of(&world.state.shards[..usize::from(loads)]));
+        assert!(all.contains(&has.0) && busy.contains(&has.1), "{loads}: {has:?}");
+        // Each is a map that every server reads.
+        assert!(done.len() < 40, "{loads}: {} commands", done.len());
+    }
+}
+
+#[test]
 fn nothing_is_decided_without_a_majority_or_while_giving_up_the_lead() {
     let mut world = World::new(3);
     world.run(1_000, &[2, 3, 4]);

@@ -156,6 +156,13 @@ fn a_node_that_came_up_has_time_to_ask_for_its_first_grant() {
     assert!(granter.over(3, &view, 106_300), "it asks but cannot be granted one, for too long");
     granter.live(3, 2, 106_300);
     assert!(!granter.over(3, &view, 106_350));
+    // Its questions come late: seen on a slow machine, eleven sessions in ten seconds.
+    let over = 106_300 + LAN.expired_after_ms();
+    assert!(!granter.over(3, &view, 107_200) && !granter.over(3, &view, over));
+    assert!(granter.over(3, &view, over + 1), "and it dies as everybody else");
+    granter.live(3, 3, 110_000);
+    granter.ending(3, 3);
+    assert!(granter.over(3, &view, 110_050), "one that must go is not waited for");
 }
 
 /// Found by the simulator: openraft lets two lead one term, the later one with the higher id.
