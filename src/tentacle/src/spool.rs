@@ -8,7 +8,7 @@
 //! | `done/<shard>/<id>.entry` | committed: to be deleted here and on the other holder | data server ([`Spool::done`]) |
 //! | `forward/<shard>/<id>.entry` | belongs to another shard (`<shard>` names the true one) | data server ([`Spool::forward`]) |
 //! | `bad/<name>`, `bad/<name>.reason` | refused files with a JSON reason, bounded, oldest go first | data server ([`Spool::bad`]) |
-//! | `ready/<shard>` | text: the epoch for which all holders were asked | tentacle server |
+//! | `readiness` | text: its version, then a line a shard with the epoch for which all holders were asked | tentacle server |
 //! | `sequence` | upper bound of the receiver's sequence numbers | tentacle server |
 //! | `tmp/` | files being written; emptied when the tentacle server starts | tentacle server |
 //!
@@ -17,7 +17,7 @@
 //! and synced: temp file, sync, rename, sync of the folder.
 //!
 //! **How a data server uses it.** Owner of shard `s` with epoch `e` (watch stream): wait until
-//! [`Spool::ready`]`(s, e)`; the tentacle server of this node writes that once every live node has handed over its
+//! [`Spool::readiness`] has `(s, e)`; the tentacle server of this node writes that once every live node has handed over its
 //! entries of the shard. Then, again and again: [`Spool::entries`]`(s)` (sorted), [`Spool::read`], process, commit
 //! (with `header.key` in `treport_done`), then [`Spool::done`]; or [`Spool::bad`]; or [`Spool::forward`] when the
 //! agent's name maps to another shard, at most once (`header.forwarded` is then set: process it all the same).
@@ -31,6 +31,7 @@ pub use entry::{Entry, EntryId, Header, Stored};
 pub use intake::{Accepted, Intake};
 
 use disk::{make_folder, remove, sync_folder, touch, write_synced};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ use std::time::SystemTime;
 
 /// Version of an entry's header.
 pub const VERSION: u32 = 1;
+const READINESS: &str = "readiness";
+const READINESS_VERSION: &str = "1";
 
 /// Bounds of a spool.
 #[derive(Clone, Debug)]
@@ -119,7 +122,7 @@ impl Spool {
     /// Opens the spool, making its folders where missing.
     pub fn open(root: impl Into<PathBuf>, limits: Limits) -> Result<Spool, SpoolError> {
         let root = root.into();
-        for folder in ["work", "done", "forward", "bad", "ready", "tmp"] {
+        for folder in ["work", "done", "forward", "bad", "tmp"] {
             make_folder(&root.join(folder))?;
         }
         Ok(Spool { root, limits })
@@ -199,25 +202,32 @@ impl Spool {
         self.hand_over(entry, "forward", shard)
     }
 
-    /// True when every live node has handed over its entries of the shard for this ownership.
-    pub fn ready(&self, shard: u16, epoch: u64) -> bool {
-        let text = fs::read_to_string(self.root.join("ready").join(hex(shard)));
-        text.is_ok_and(|text| text.trim().parse() == Ok(epoch))
+    /// Shards of which every live node has handed over its entries, with the epoch of that ownership. What is not there, or
+    /// cannot be read, is not ready yet.
+    pub fn readiness(&self) -> HashMap<u16, u64> {
+        let text = fs::read_to_string(self.root.join(READINESS)).unwrap_or_default();
+        let mut lines = text.lines();
+        if lines.next() != Some(READINESS_VERSION) {
+            return HashMap::new();
+        }
+        let mark = |line: &str| {
+            let (shard, epoch) = line.split_once(' ')?;
+            Some((u16::from_str_radix(shard, 16).ok()?, epoch.parse().ok()?))
+        };
+        lines.filter_map(mark).collect()
     }
 
-    /// Tentacle server: the data server may start on the shard.
-    pub fn set_ready(&self, shard: u16, epoch: u64) -> Result<(), SpoolError> {
+    /// Tentacle server: the data server may work on these shards in these epochs, and on no others. One file for all: a node
+    /// that takes two thousand shards over has other things to do than to write as many files.
+    pub fn set_readiness(&self, marks: &HashMap<u16, u64>) -> Result<(), SpoolError> {
+        let mut text = format!("{READINESS_VERSION}\n");
+        for (shard, epoch) in marks {
+            text.push_str(&format!("{} {epoch}\n", hex(*shard)));
+        }
         // Not synced: after a crash the question is asked again, which is what is wanted.
-        let target = self.root.join("ready").join(hex(shard));
-        let temp = self.root.join("tmp").join(format!("ready-{}", hex(shard)));
-        fs::write(&temp, epoch.to_string()).map_err(|e| SpoolError::io("write", &temp, e))?;
+        let (target, temp) = (self.root.join(READINESS), self.root.join("tmp").join(READINESS));
+        fs::write(&temp, text).map_err(|e| SpoolError::io("write", &temp, e))?;
         fs::rename(&temp, &target).map_err(|e| SpoolError::io("rename", &target, e))
-    }
-
-    /// Tentacle server: the shard is no longer ours, or must be asked for again.
-    pub fn clear_ready(&self, shard: u16) -> Result<(), SpoolError> {
-        let path = self.root.join("ready").join(hex(shard));
-        remove(&path)
     }
 
     /// Tentacle server: entries the data server has committed.

@@ -23,9 +23,7 @@ pub(crate) struct Spooled {
 impl Spooled {
     pub(crate) fn open(folder: &Path, first_s: i64) -> Result<Spooled> {
         let intake = Intake::open(Spool::open(folder, Limits::default())?, ME)?;
-        for shard in 0..4096 {
-            intake.spool().set_ready(shard, 1)?;
-        }
+        intake.spool().set_readiness(&(0..4096).map(|shard| (shard, 1)).collect())?;
         Ok(Spooled { intake, rounds: 0, first_s })
     }
 

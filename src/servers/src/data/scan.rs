@@ -2,7 +2,7 @@
 
 use elpis_agentxml::{AgentReport, Limits, decode, parse};
 use elpis_tentacle::spool::{Entry, EntryId, Header, Spool, SpoolError};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Entries of a shard listed ahead.
@@ -196,9 +196,11 @@ impl Scanner {
             return;
         }
         self.due = false;
+        let unready = self.slots.values().any(|slot| !slot.ready);
+        let readiness = if unready { self.spool.readiness() } else { HashMap::new() };
         for (&shard, slot) in &mut self.slots {
             if !slot.ready {
-                slot.ready = self.spool.ready(shard, slot.epoch);
+                slot.ready = readiness.get(&shard) == Some(&slot.epoch);
                 slot.again = slot.ready;
             }
             self.due |= !slot.ready || slot.again;

@@ -35,9 +35,7 @@ impl Setting {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path(), Limits::default()).unwrap();
         let intake = Intake::open(spool, ME).unwrap();
-        for shard in 0..4096 {
-            intake.spool().set_ready(shard, 1).unwrap();
-        }
+        intake.spool().set_readiness(&(0..4096).map(|shard| (shard, 1)).collect()).unwrap();
         Setting { db, node, intake, folder, now_ms: jiff::Timestamp::now().as_millisecond() - 3_600_000 }
     }
 
@@ -240,7 +238,9 @@ async fn a_shard_is_given_away_after_its_last_commit() {
     setting.node.give_back(shard);
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     assert!(setting.intake.spool().has_work(shard));
-    setting.intake.spool().set_ready(shard, 3).unwrap();
+    let mut marks = setting.intake.spool().readiness();
+    marks.insert(shard, 3);
+    setting.intake.spool().set_readiness(&marks).unwrap();
     setting.drained().await;
     assert_eq!(number(&setting.db, "SELECT COUNT(*) FROM treport_done").await, 2);
     stop.cancel();

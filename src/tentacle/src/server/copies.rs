@@ -31,6 +31,8 @@ pub(super) struct Copies {
 #[derive(Default)]
 struct Memory {
     ready: HashMap<u16, u64>,
+    /// The data server does not know all of it yet.
+    untold: bool,
     /// Entries known to stand at the owner.
     delivered: HashMap<u16, (Owner, HashSet<EntryId>)>,
 }
@@ -116,9 +118,9 @@ impl Copies {
             .filter(|(_, owner)| owner.node == self.cluster.node)
             .map(|(shard, owner)| (shard, owner.epoch))
             .collect();
-        let lost: Vec<u16> =
-            memory.ready.keys().copied().filter(|shard| !owned.contains_key(shard)).collect();
+        let before = memory.ready.len();
         memory.ready.retain(|shard, _| owned.contains_key(shard));
+        memory.untold |= before != memory.ready.len();
         let new: Vec<u16> = owned
             .iter()
             .filter(|(shard, epoch)| memory.ready.get(shard) != Some(epoch))
@@ -131,17 +133,20 @@ impl Copies {
                     return Ok(());
                 }
             }
-            for shard in shards {
-                memory.ready.insert(*shard, owned[shard]);
-            }
-            let marks: Vec<(u16, u64)> = shards.iter().map(|shard| (*shard, owned[shard])).collect();
-            self.blocking(move |intake| {
-                marks.into_iter().try_for_each(|(shard, epoch)| intake.spool().set_ready(shard, epoch))
-            })
-            .await?;
+            memory.ready.extend(shards.iter().map(|shard| (*shard, owned[shard])));
+            memory.untold = true;
+            self.tell_readiness(memory).await?;
         }
-        self.blocking(move |intake| lost.into_iter().try_for_each(|shard| intake.spool().clear_ready(shard)))
-            .await
+        self.tell_readiness(memory).await
+    }
+
+    async fn tell_readiness(&self, memory: &mut Memory) -> Result<(), SpoolError> {
+        if memory.untold {
+            let marks = memory.ready.clone();
+            self.blocking(move |intake| intake.spool().set_readiness(&marks)).await?;
+            memory.untold = false;
+        }
+        Ok(())
     }
 
     async fn collect(&self, id: NodeId, node: &Node, shards: &[u16]) -> io::Result<()> {

@@ -155,7 +155,7 @@ async fn two_copies_deletion_on_both_and_take_over() {
     let stop = CancellationToken::new();
     a.start(1, &map, &stop);
     b.start(2, &map, &stop);
-    until("readiness of the owner", || b.spool().ready(5, 1)).await;
+    until("readiness of the owner", || b.spool().readiness().get(&5) == Some(&1)).await;
     open(a.address).await;
 
     // Accepted at a, owned by b: when the client is told, both have it.
@@ -170,7 +170,7 @@ async fn two_copies_deletion_on_both_and_take_over() {
     let id = b.spool().entries(5).unwrap()[0].id;
     a.spool().delete(&a.spool().entry(5, id)).unwrap();
     map.send_replace(map_of(&[&a, &b], 1, 2));
-    until("readiness of the new owner", || a.spool().ready(5, 2)).await;
+    until("readiness of the new owner", || a.spool().readiness().get(&5) == Some(&2)).await;
     let entries = a.spool().entries(5).unwrap();
     assert_eq!(a.spool().read(&entries[0]).unwrap().content, b"2");
 

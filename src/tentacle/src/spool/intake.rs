@@ -1,7 +1,7 @@
 //! The tentacle server's side of the spool: acceptance, with order, limits and one entry a name.
 
 use super::entry::{read_header, report_key};
-use super::{Entry, EntryId, Header, Spool, SpoolError, VERSION, remove};
+use super::{Entry, EntryId, Header, READINESS, Spool, SpoolError, VERSION, remove};
 use std::collections::HashMap;
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -55,11 +55,15 @@ struct Known {
 impl Intake {
     /// Takes over the spool: reads what waits, empties `tmp`, forgets old readiness.
     pub fn open(spool: Spool, receiver: u64) -> Result<Intake, SpoolError> {
-        for folder in ["tmp", "ready"] {
-            let path = spool.root.join(folder);
-            for file in fs::read_dir(&path).map_err(|e| SpoolError::io("list", &path, e))?.flatten() {
-                remove(&file.path())?;
-            }
+        let path = spool.root.join("tmp");
+        for file in fs::read_dir(&path).map_err(|e| SpoolError::io("list", &path, e))?.flatten() {
+            remove(&file.path())?;
+        }
+        remove(&spool.root.join(READINESS))?;
+        // Of versions that wrote a file for each shard.
+        let old = spool.root.join("ready");
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(|e| SpoolError::io("remove", &old, e))?;
         }
         let mut state = State::default();
         for shard in spool.shards()? {

@@ -99,13 +99,18 @@ fn damage_is_seen_and_a_forwarded_entry_is_not_forwarded_again() {
 fn readiness_names_one_epoch_and_ends_with_the_tentacle_server() {
     let (folder, intake) = intake(Limits::default());
     let spool = intake.spool();
-    assert!(!spool.ready(5, 0));
-    spool.set_ready(5, 9).unwrap();
-    assert!(spool.ready(5, 9) && !spool.ready(5, 10));
+    assert!(spool.readiness().is_empty());
+    let marks = [(5, 9), (0xfff, u64::MAX)].into();
+    spool.set_readiness(&marks).unwrap();
+    assert_eq!(spool.readiness(), marks);
     let spool = Spool::open(folder.path(), Limits::default()).unwrap();
-    assert!(spool.ready(5, 9));
+    assert_eq!(spool.readiness(), marks);
+    fs::write(folder.path().join("readiness"), "2\n005 9\n").unwrap();
+    assert!(spool.readiness().is_empty(), "of a version that is not known");
+    fs::write(folder.path().join("readiness"), "1\n005 9\nxyz\n006").unwrap();
+    assert_eq!(spool.readiness(), [(5, 9)].into());
     Intake::open(spool.clone(), 7).unwrap();
-    assert!(!spool.ready(5, 9));
+    assert!(spool.readiness().is_empty());
 }
 
 #[test]
