@@ -1,5 +1,5 @@
-//! What the machine was told: options of the kernel's command line that begin with `elpis.`, and the same in a file on
-//! its state disk, which an installation and the status screen write.
+//! What the machine was told: options of the kernel's command line that begin with `elpis.`, the same in a file on a stick,
+//! and in one on its state disk, which an installation and the status screen write.
 
 use crate::disk::{Choice, choice_of};
 use crate::identity::is_name;
@@ -11,11 +11,12 @@ pub struct Answers {
     /// `elpis.name=`: the node's name.
     pub name: Option<String>,
     /// `elpis.address=10.0.0.1/24` and, where it has to leave its network, `elpis.gateway=10.0.0.254`: of the first
-    /// wired network card, in place of DHCP.
+    /// wired network card, in place of DHCP; `dhcp` takes them back.
     pub address: Option<Address>,
-    /// `elpis.plain=10.0.0.0/8,…`: networks whose agents may come without TLS.
+    /// `elpis.plain=10.0.0.0/8,…`: networks whose agents may come without TLS; `none` takes them back.
     pub plain: Option<String>,
-    /// `elpis.ntp=10.0.0.1,nts:time.example.org`: servers of the time, in place of Debian's; `nts:` asks for proof.
+    /// `elpis.ntp=10.0.0.1,nts:time.example.org`: servers of the time, in place of Debian's; `nts:` asks for proof,
+    /// `none` is Debian's.
     pub ntp: Vec<TimeServer>,
     /// `elpis.join=HOST:PORT` and `elpis.words=a-b-c-d-e-f`: the cluster to join; without, one of its own is formed.
     pub join: Option<Join>,
@@ -104,18 +105,74 @@ const KNOWN: [&str; 8] = [
     "elpis.words",
     "elpis.install",
 ];
+/// Longest file of a person, in bytes.
+pub const FILE_MOST: usize = 16 << 10;
 /// Options that others read: the initrd and the kernel's own.
 const OTHERS: [&str; 4] = ["elpis.roothash", "elpis.offset", "elpis.from", "elpis.test"];
+
+/// An option, and where it was read: what a mistake in it is said with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    place: String,
+    key: String,
+    value: String,
+}
+
+/// PURE: options of a command line, or of a file that was written as one.
+#[must_use]
+pub fn on_line(text: &str) -> Vec<Said> {
+    let options = text.split_whitespace().filter(|option| option.starts_with("elpis."));
+    let said = |option: &str| {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        Said { place: String::new(), key: key.to_owned(), value: value.to_owned() }
+    };
+    options.map(said).collect()
+}
+
+/// PURE: what a person wrote into the file of this name, one a line, as `name = north`: `elpis.` before it is not needed,
+/// `#` begins a comment.
+///
+/// # Errors
+/// What is wrong with all of it.
+pub fn in_file(name: &str, bytes: &[u8]) -> Result<Vec<Said>, String> {
+    if bytes.len() > FILE_MOST {
+        return Err(format!("{name} is longer than {FILE_MOST} bytes: nothing of it was taken"));
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| format!("{name} is no UTF-8 text: save it as that; nothing of it was taken"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = (1..).zip(text.lines().map(str::trim));
+    let said = |(number, line): (usize, &str)| {
+        let (key, value) = line.split_once('=').unwrap_or((line, ""));
+        let key = key.trim();
+        let key = key.strip_prefix("elpis.").unwrap_or(key);
+        let words: Vec<&str> = value.split_whitespace().collect();
+        let value = match key {
+            "words" => words.join("-"),
+            "plain" | "ntp" => words.join(" ").replace(", ", ",").replace(" ,", ","),
+            _ => words.join(" "),
+        };
+        Said { place: format!("{name}, line {number}: "), key: format!("elpis.{key}"), value }
+    };
+    Ok(lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).map(said).collect())
+}
 
 impl Answers {
     /// PURE: reads a command line. What is wrong is said and left out.
     #[must_use]
     pub fn parse(line: &str) -> (Answers, Vec<String>) {
+        Answers::read(&on_line(line))
+    }
+
+    /// PURE: reads options; of two the later one holds. What is wrong is said and left out.
+    #[must_use]
+    pub fn read(said: &[Said]) -> (Answers, Vec<String>) {
         let (mut answers, mut wrong) = (Answers::default(), Vec::new());
         let (mut address, mut words, mut gateway) = (None, None, None);
-        for option in line.split_whitespace().filter(|option| option.starts_with("elpis.")) {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            match key {
+        for Said { place, key, value } in said {
+            let value = value.as_str();
+            let before = wrong.len();
+            match key.as_str() {
                 "elpis.name" if is_name(value) => answers.name = Some(value.to_owned()),
                 "elpis.name" => wrong.push(format!(
                     "elpis.name={value}: a name has small letters, digits and dashes; a name was made"
@@ -128,6 +185,7 @@ impl Answers {
                     address = Some(value.to_owned());
                 }
                 "elpis.join" => wrong.push(format!("elpis.join={value}: HOST:PORT of a member is needed")),
+                "elpis.address" if value == "dhcp" => (answers.address, gateway) = (None, None),
                 "elpis.address" => match of_machine(value) {
                     Some(address) => answers.address = Some(address),
                     None => wrong.push(format!(
@@ -139,10 +197,12 @@ impl Answers {
                     Ok(ip) => gateway = Some(ip),
                     Err(_) => wrong.push(format!("elpis.gateway={value}: an IPv4 address is needed")),
                 },
+                "elpis.plain" if value == "none" => answers.plain = None,
                 "elpis.plain" if value.split(',').all(|part| network(part).is_some()) => answers.plain = Some(value.to_owned()),
                 "elpis.plain" => {
                     wrong.push(format!("elpis.plain={value}: networks are needed, as 10.0.0.0/8,192.168.1.0/24"));
                 }
+                "elpis.ntp" if value == "none" => answers.ntp = Vec::new(),
                 "elpis.ntp" => match TimeServer::list(value) {
                     Some(servers) => answers.ntp = servers,
                     None => wrong.push(format!(
@@ -159,6 +219,7 @@ impl Answers {
                 other if OTHERS.contains(&other) => {}
                 other => wrong.push(format!("{other}: not known; known are {}", KNOWN.join(", "))),
             }
+            wrong[before..].iter_mut().for_each(|text| text.insert_str(0, place));
         }
         match (&mut answers.address, gateway) {
             (Some(address), gateway) => address.gateway = gateway,
@@ -250,6 +311,36 @@ mod tests {
         assert_eq!(again.options(), answers.options(), "a disk is installed on once");
         let (later, _) = Answers::parse(&format!("{line}\nelpis.name=south\n"));
         assert_eq!(later.name.as_deref(), Some("south"), "the last one holds");
+    }
+
+    #[test]
+    fn a_person_writes_a_file() {
+        let file = b"\xef\xbb\xbf# north\r\nname = north\r\n\r\nelpis.address=10.9.0.1/24\r\ncolour = blue\r\n\
+                     words = a b c d e f\r\njoin=10.0.0.1:7946\nplain = 10.0.0.0/8, 192.168.0.0/16\nntp=here there\nname";
+        let said = in_file("elpis.txt", file).unwrap();
+        let (answers, wrong) = Answers::read(&said);
+        let known = KNOWN.join(", ");
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
+        assert_eq!(wrong[0], format!("elpis.txt, line 5: elpis.colour: not known; known are {known}"));
+        assert!(wrong[1].starts_with("elpis.txt, line 9: elpis.ntp=here there: "), "{wrong:?}");
+        assert!(wrong[2].starts_with("elpis.txt, line 10: elpis.name=: a name"), "{wrong:?}");
+        assert_eq!(answers.name.as_deref(), Some("north"));
+        assert_eq!(answers.join.map(|join| join.words).as_deref(), Some("a b c d e f"));
+        assert_eq!(answers.plain.as_deref(), Some("10.0.0.0/8,192.168.0.0/16"));
+        assert!(answers.address.is_some() && answers.ntp.is_empty());
+        let back = on_line(
+            "elpis.gateway=10.9.0.254 elpis.address=dhcp elpis.plain=none elpis.ntp=a elpis.ntp=none",
+        );
+        let (taken_back, wrong) = Answers::read(&[said.clone(), back].concat());
+        assert_eq!(
+            (wrong.len(), taken_back.address, taken_back.plain, taken_back.ntp),
+            (3, None, None, vec![])
+        );
+        let all = [said, on_line("elpis.name=south quiet")].concat();
+        assert_eq!(Answers::read(&all).0.name.as_deref(), Some("south"), "the last one holds");
+        assert!(in_file("elpis.txt", &[0xff, 0xfe, b'n', 0]).unwrap_err().contains("UTF-8"));
+        assert!(in_file("elpis.txt", &[b'#'; FILE_MOST + 1]).unwrap_err().contains("longer"));
+        assert_eq!(in_file("elpis.txt", b""), Ok(Vec::new()));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod owners;
 mod previous;
 mod screen;
 mod source;
+mod stick;
 mod tools;
 mod update;
 
@@ -52,6 +53,7 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                 runtime.block_on(async {
                     match order {
                         Appliance::Owners => owners::run(),
+                        Appliance::Stick => stick::read(),
                         Appliance::Setup => setup().await,
                         Appliance::Form => join::form(answers()?.0.join.as_ref()).await,
                         Appliance::Join { address, words, confirm } => {
@@ -119,19 +121,22 @@ fn answers() -> Result<(Answers, Vec<String>)> {
 
 /// Name, then address: nothing can start without either.
 async fn setup() -> Result<()> {
-    let (first, wrong) = answers()?;
-    for text in wrong {
-        eprintln!("elpis: answers: {text}");
-    }
     let path = Path::new(ENVIRONMENT);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    stick::take()?;
+    let (first, wrong) = answers()?;
+    for text in wrong {
+        eprintln!("elpis: answers: {text}");
     }
     // Of an earlier run: the screen says that there is no address yet.
     let _ = fs::remove_file(path);
     let identity = Identity::read_or_make(Path::new(IDENTITY), first.name.as_deref())?;
     nix::unistd::sethostname(&identity.name).context("the host's name cannot be set")?;
-    if let Some(choice) = first.install.filter(|_| !install::is_installed()) {
+    // A disk to install on is not kept.
+    let install = first.install.or(Answers::read(&stick::said().0).0.install);
+    if let Some(choice) = install.filter(|_| !install::is_installed()) {
         return install::answered(&choice).await;
     }
     let time = Path::new(TIME);
@@ -245,6 +250,7 @@ fn facts() -> Facts {
         problems: answers()
             .map_or_else(|e| vec![format!("{e:#}")], |(_, wrong)| wrong)
             .into_iter()
+            .chain(stick::mistakes())
             .chain(join::failed())
             .chain(update::fell_back())
             .chain(audit.iter().filter(|(passed, _)| !passed).map(|(_, found)| format!("audit: {found}")))

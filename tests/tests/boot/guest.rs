@@ -70,6 +70,22 @@ impl Disk {
         Disk(file)
     }
 
+    /// A stick with answers.
+    pub(crate) fn stick(answers: &str) -> Disk {
+        let file = tempfile::Builder::new().prefix("elpis-stick").tempfile().unwrap();
+        let disk = Disk(file);
+        let image = disk.0.path().display().to_string();
+        let source = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&source, answers).unwrap();
+        let told = |program: &str, arguments: &[&str]| {
+            let done = Command::new(program).args(["-i", &image]).args(arguments).output();
+            assert!(done.as_ref().is_ok_and(|done| done.status.success()), "{program}: {done:?}");
+        };
+        told("mformat", &["-C", "-f", "1440", "-v", "ELPIS", "::"]);
+        told("mcopy", &[&source.path().display().to_string(), "::elpis.txt"]);
+        disk
+    }
+
     /// A copy; holes stay holes.
     pub(crate) fn copy(&self) -> Disk {
         let copy = Disk::new();
@@ -127,6 +143,7 @@ struct Machine<'a> {
     firmware: Firmware,
     medium: Option<&'a Path>,
     disk: Option<&'a Disk>,
+    stick: Option<&'a Disk>,
     /// What the firmware tries first.
     first: First,
     place: Option<&'a Place>,
@@ -146,6 +163,7 @@ const MACHINE: Machine<'static> = Machine {
     firmware: Firmware::Bios,
     medium: None,
     disk: None,
+    stick: None,
     first: First::Medium,
     place: None,
     options: None,
@@ -156,6 +174,11 @@ const MACHINE: Machine<'static> = Machine {
 impl Guest {
     pub(crate) fn from_medium(firmware: Firmware, disk: Option<&Disk>) -> Guest {
         Guest::start(Machine { firmware, medium: Some(&image("elpis-test.iso")), disk, ..MACHINE })
+    }
+
+    pub(crate) fn with_stick(firmware: Firmware, stick: &Disk) -> Guest {
+        let medium = image("elpis-test.iso");
+        Guest::start(Machine { firmware, medium: Some(&medium), stick: Some(stick), ..MACHINE })
     }
 
     pub(crate) fn from_changed_medium(medium: &Disk) -> Guest {
@@ -254,6 +277,10 @@ impl Guest {
                 "-device",
                 &format!("virtio-blk-pci,drive=disk,bootindex={disk_at}"),
             ]);
+        }
+        if let Some(Disk(file)) = machine.stick {
+            let stick = format!("file={},id=stick,format=raw,if=none,readonly=on", file.path().display());
+            command.args(["-drive", &stick, "-device", "qemu-xhci", "-device", "usb-storage,drive=stick"]);
         }
         if let (Some(options), Some(medium)) = (machine.options, machine.medium) {
             let loader = extract(medium, folder.path());

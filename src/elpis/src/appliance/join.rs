@@ -131,7 +131,7 @@ pub(super) async fn order(node: &Cluster, join: &Join, confirm: Option<&str>) ->
 }
 
 /// Writes a file that units of user `elpis` read, whatever this unit's umask: the folder lets nobody else in.
-fn hand_over(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn hand_over(path: &Path, bytes: &[u8]) -> Result<()> {
     write_whole(path, bytes, 0o644).with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub(crate) enum Appliance {
     /// Give each service the files that are its own; all other units start after it (root)
     Owners,
+    /// Read elpis.txt from a stick called ELPIS, for `setup`
+    Stick,
     /// Give the machine its name and wait for an address; the other units start after it (root)
     Setup,
     /// Form a cluster of one, or join the one that the kernel's command line names, unless that is done
