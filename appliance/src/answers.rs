@@ -179,7 +179,7 @@ impl Answers {
                 )),
                 "elpis.join"
                     if value.rsplit_once(':').is_some_and(|(host, port)| {
-                        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+                        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port > 0)
                     }) =>
                 {
                     address = Some(value.to_owned());

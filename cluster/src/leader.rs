@@ -19,8 +19,8 @@ use time::ClusterTime;
 pub const JOBS: &[&str] = &["purge"];
 /// Moves under way at once.
 const MOVES: usize = 256;
-/// Moves of shards with a load that balance, a second, while checks run; and how many begin at once: each begin and end is
-/// another map, which every server of every node reads.
+/// Moves of shards with a load that balance, a second, while checks run; and the fewest for which they begin: each begin
+/// and end is another map, which every server of every node reads.
 const BALANCE_PER_S: i64 = 64;
 const AT_ONCE: i64 = 32;
 /// A node is unfit for so long before its shards move.
@@ -338,7 +338,8 @@ impl Leader {
             }
             let unfit = self.unfit(id);
             let reason = match self.granter.silent_ms(id, now.boot_ms) {
-                Some(_) if self.granter.is_ending(id, node.session) => {
+                // It asks, but is given nothing any more.
+                Some(ms) if ms < self.timings.lease_ms && self.granter.is_ending(id, node.session) => {
                     format!("it did not release its shards: {unfit}")
                 }
                 Some(ms) => format!("no renewal for {ms} ms"),
@@ -347,6 +348,7 @@ impl Leader {
             self.granter.ending(id, node.session);
             over.push(Command::LeaseOver { node: id, session: node.session, at_ms: now_ms, reason });
         }
+        self.granter.looked();
         over
     }
 

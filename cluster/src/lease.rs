@@ -194,6 +194,8 @@ struct Peer {
     granted: Option<i64>,
     /// Session in which it is live, and since when this leader knows.
     up: Option<(u64, i64)>,
+    /// It came up while this leader led.
+    new: bool,
 }
 
 /// The side that grants, in one term of one leader.
@@ -207,6 +209,8 @@ pub struct Granter {
     peers: BTreeMap<NodeId, Peer>,
     /// Sessions whose end this leader has proposed: nothing is granted in them again, applied or not.
     ending: BTreeSet<(NodeId, u64)>,
+    /// Whoever was live when the leader was elected is known.
+    looked: bool,
 }
 
 /// A node as [`Granter`] has to know it.
@@ -221,7 +225,14 @@ impl Granter {
     /// Knows nothing.
     #[must_use]
     pub fn new(patience: LeaseTimings) -> Granter {
-        Granter { claim: patience, patience, term: 0, peers: BTreeMap::new(), ending: BTreeSet::new() }
+        Granter {
+            claim: patience,
+            patience,
+            term: 0,
+            peers: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            looked: false,
+        }
     }
 
     /// What it grants from now on; never more than it would wait for.
@@ -335,8 +346,8 @@ impl Granter {
             None => now > elected + wait,
         };
         // Who came up under this leader has the time of a lease to ask for its first: on a machine that does much else a
-        // question takes longer than two renewals should. Nobody waits for that after an election: `over` comes first.
-        let young = up > elected + wait && now <= up + self.patience.expired_after_ms();
+        // question takes longer than two renewals should. Who was live before the election had that time.
+        let young = peer.new && now <= up + self.patience.expired_after_ms();
         let refused = peer.up.is_some_and(|(session, _)| self.ending.contains(&(node, session)));
         // A node that asks but cannot be granted one is catching up; for how long is bounded as well.
         over && (refused
@@ -348,8 +359,13 @@ impl Granter {
     pub fn live(&mut self, node: NodeId, session: u64, now: i64) {
         let peer = self.peers.entry(node).or_default();
         if peer.up.is_none_or(|(known, _)| known != session) {
-            peer.up = Some((session, now));
+            (peer.up, peer.new) = (Some((session, now)), self.looked);
         }
+    }
+
+    /// Every node that is live has been named by [`live`](Granter::live): others come up under this leader.
+    pub fn looked(&mut self) {
+        self.looked = true;
     }
 
     /// From here on nothing is granted to this session of the node.

@@ -154,6 +154,7 @@ fn a_node_that_came_up_has_time_to_ask_for_its_first_grant() {
     granter.live(3, 1, 100_150);
     granter.renew(3, &asks(9), up(1), &leading(3, 10_000, 106_290), 106_300).unwrap_err();
     assert!(granter.over(3, &view, 106_300), "it asks but cannot be granted one, for too long");
+    granter.looked();
     granter.live(3, 2, 106_300);
     assert!(!granter.over(3, &view, 106_350));
     // Its questions come late: seen on a slow machine, eleven sessions in ten seconds.
@@ -163,6 +164,12 @@ fn a_node_that_came_up_has_time_to_ask_for_its_first_grant() {
     granter.live(3, 3, 110_000);
     granter.ending(3, 3);
     assert!(granter.over(3, &view, 110_050), "one that must go is not waited for");
+    // Whoever was live at the election is not waited for either, however late the leader looks first.
+    let mut late = Granter::new(LAN);
+    late.in_term(3);
+    late.live(3, 1, 14_000);
+    late.looked();
+    assert!(late.over(3, &view, 14_050));
 }
 
 /// Found by the simulator: openraft lets two lead one term, the later one with the higher id.

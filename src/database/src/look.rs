@@ -26,6 +26,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Aside {
     /// A commit waits for its acknowledgement.
     pub(crate) waits: bool,
+    /// It has a source, whoever gave it that.
+    pub(crate) follows: bool,
     /// It stopped to apply because it could not write.
     pub(crate) no_room: bool,
     /// The port at which the replica looks for its source.
@@ -67,6 +69,7 @@ pub(crate) async fn look(
         ..Aside::default()
     };
     if let Some(replica) = replica.first() {
+        aside.follows = true;
         let shown = |column: &str| text(replica, column);
         let (io, io_errno) = (shown("Slave_IO_Running"), shown("Last_IO_Errno"));
         aside.port = shown("Master_Port").parse().unwrap_or(0);

@@ -73,6 +73,7 @@ pub async fn run(config: Config, mut wires: Wires) {
         sql: Sql::new(socket.clone()),
         rows: Rows::new(socket, done),
         source: kept::Source::read(&folder),
+        follows: false,
         kept: kept::Kept::new(&folder),
         memory: kept::Kept::read(&folder),
         events: wires.events.clone(),
@@ -108,6 +109,8 @@ struct Supervisor {
     sql: Sql,
     rows: Rows,
     source: kept::Source,
+    /// The server showed a source when it was asked last.
+    follows: bool,
     kept: kept::Kept,
     events: Events,
     gate: GateOrders,
@@ -246,11 +249,12 @@ impl Supervisor {
             self.seen = false;
             return;
         }
-        // Only this supervisor gives the server a source, and it writes that down first.
-        let replica = new || self.source.node().is_some();
+        // Only this supervisor gives the server a source, and writes that down first; what it wrote may be lost.
+        let replica = new || self.follows || self.source.node().is_some();
         let wanted = Wanted { replica, waits: !self.probe.good(false) };
         match look(&mut self.sql, instance, self.source.node(), wanted).await {
             Ok((mut local, aside)) => {
+                self.follows = aside.follows;
                 local.writes = self.probe.good(aside.waits);
                 // The gate was restarted and listens elsewhere: its source is none that can be reached.
                 let elsewhere = self.gate.port().is_some_and(|port| port != aside.port);

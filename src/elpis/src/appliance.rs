@@ -125,7 +125,9 @@ async fn setup() -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    stick::take()?;
+    if let Err(error) = stick::take() {
+        eprintln!("elpis: the stick's answers are not taken: {error:#}");
+    }
     let (first, wrong) = answers()?;
     for text in wrong {
         eprintln!("elpis: answers: {text}");
@@ -135,7 +137,7 @@ async fn setup() -> Result<()> {
     let identity = Identity::read_or_make(Path::new(IDENTITY), first.name.as_deref())?;
     nix::unistd::sethostname(&identity.name).context("the host's name cannot be set")?;
     // A disk to install on is not kept.
-    let install = first.install.or(Answers::read(&stick::said().0).0.install);
+    let install = first.install.or_else(stick::install);
     if let Some(choice) = install.filter(|_| !install::is_installed()) {
         return install::answered(&choice).await;
     }

@@ -5,6 +5,7 @@ use super::tools::run;
 use super::{ANSWERS, join};
 use anyhow::{Context, Result};
 use elpis_appliance::answers::{Answers, FILE_MOST, Said, in_file, on_line};
+use elpis_appliance::disk::Choice;
 use fatfs::{FileSystem, FsOptions};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek};
@@ -19,6 +20,8 @@ const READ: &str = "/run/elpis-stick/elpis.txt";
 const FAILED: &str = "/run/elpis-stick/failed";
 /// What was wrong in it, one a line; there once it was taken.
 const TAKEN: &str = "/run/elpis-setup/stick";
+/// There once the node agent has run here.
+const NODE: &str = "/var/lib/elpis/node.json";
 /// Drivers of sticks: the kernel waits for a second before it asks one for its disks.
 const DRIVERS: [&str; 2] = ["/sys/bus/usb/drivers/usb-storage", "/sys/bus/usb/drivers/uas"];
 const SLOW: Duration = Duration::from_secs(5);
@@ -26,11 +29,13 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Looks for a stick and leaves what it says for the unit that gives this machine name and address.
 pub(super) fn read() -> Result<()> {
+    let settle = || run("udevadm", &["settle", "--timeout=10"]);
+    settle()?;
     let begin = Instant::now();
     while begin.elapsed() < SLOW && sticks().iter().any(|stick| !has_disk(stick, 3)) {
         sleep(LOOK);
     }
-    run("udevadm", &["settle", "--timeout=10"])?;
+    settle()?;
     let listed = run("lsblk", &["--noheadings", "--raw", "--paths", "--output", "NAME,LABEL,FSTYPE"])?;
     for device in listed.lines().filter_map(|line| line.strip_suffix(" ELPIS vfat")) {
         let disk = File::open(device).with_context(|| format!("cannot open {device}"));
@@ -105,17 +110,50 @@ pub(super) fn take() -> Result<()> {
         return Ok(());
     }
     let (said, mut wrong) = said();
-    let (_, mistakes) = Answers::read(&said);
-    wrong.extend(mistakes);
     if !said.is_empty() {
-        let kept = fs::read_to_string(ANSWERS).unwrap_or_default();
-        let (answers, _) = Answers::read(&[on_line(&kept), said].concat());
+        let kept = match fs::read_to_string(ANSWERS) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            read => read.with_context(|| format!("cannot read {ANSWERS}"))?,
+        };
+        let (answers, mistakes) = merged(&kept, said, Path::new(NODE).exists());
+        wrong.extend(mistakes);
         join::hand_over(Path::new(ANSWERS), answers.options().as_bytes())?;
     }
     for text in &wrong {
         eprintln!("elpis: {text}");
     }
     fs::write(TAKEN, wrong.join("\n")).with_context(|| format!("cannot write {TAKEN}"))
+}
+
+/// PURE: the answers that are kept, with what a stick says. A node that has been in a cluster, `old`, has name and address
+/// there: others know them, and a stick that was made for another machine must not change them.
+fn merged(kept: &str, said: Vec<Said>, old: bool) -> (Answers, Vec<String>) {
+    let mut answers = Answers::parse(kept).0;
+    let (told, _) = Answers::read(&said);
+    if told.address.is_some() {
+        // Its gateway goes with it.
+        answers.address = None;
+    }
+    let (mut new, mut wrong) = Answers::read(&[on_line(&answers.options()), said].concat());
+    if told.install.is_some_and(|choice| choice.erase) {
+        wrong.push(format!("{NAME}: a disk that holds something is erased by a person at the screen alone"));
+    }
+    if old {
+        let (kept, _) = Answers::parse(kept);
+        if (told.address, told.join) != (None, None) {
+            wrong.push(format!(
+                "{NAME}: this machine is a node already: of the rest, ntp and plain alone are taken"
+            ));
+        }
+        new = Answers { ntp: new.ntp, plain: new.plain, ..kept };
+    }
+    (new, wrong)
+}
+
+/// The disk that the stick names to install on. It stays in over restarts, so nothing is ever erased for it.
+pub(super) fn install() -> Option<Choice> {
+    let choice = Answers::read(&said().0).0.install?;
+    Some(Choice { erase: false, ..choice })
 }
 
 /// What was wrong with it, for the screen.
@@ -145,6 +183,22 @@ mod tests {
         let long = file_of(stick(NAME, &[b'#'; FILE_MOST + 100])).unwrap().unwrap();
         assert_eq!(long.len(), FILE_MOST + 1);
         assert!(file_of(stick("other.txt", b"")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_stick_changes_what_nobody_else_knows() {
+        let said = |text: &str| in_file(NAME, text.as_bytes()).unwrap();
+        let kept = "elpis.address=10.0.0.1/24 elpis.gateway=10.0.0.254 elpis.ntp=a";
+        let file = "name = south\naddress = 10.0.1.9/24\nntp = b\ninstall = vda erase";
+        let (new, wrong) = merged(kept, said(file), false);
+        assert_eq!(new.options(), "elpis.name=south\nelpis.address=10.0.1.9/24\nelpis.ntp=b\n");
+        assert!(wrong.len() == 1 && wrong[0].contains("erased by a person"), "{wrong:?}");
+        let (new, wrong) = merged(kept, said(file), true);
+        assert_eq!(new.options(), "elpis.address=10.0.0.1/24\nelpis.gateway=10.0.0.254\nelpis.ntp=b\n");
+        assert!(wrong.iter().any(|text| text.contains("a node already")), "{wrong:?}");
+        let (new, wrong) = merged(kept, said("gateway = 10.0.0.253\njoin = a b:1"), false);
+        assert_eq!(new.address.and_then(|address| address.gateway).unwrap().to_string(), "10.0.0.253");
+        assert!(wrong.len() == 1 && wrong[0].contains("line 2"), "{wrong:?}");
     }
 
     #[test]

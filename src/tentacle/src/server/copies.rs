@@ -106,10 +106,12 @@ impl Copies {
 
     async fn round(&self, memory: &mut Memory) -> Result<(), SpoolError> {
         let map = self.cluster.map();
-        self.take_over(&map, memory).await?;
+        // Where that fails for want of room, the rest makes some.
+        let taken_over = self.take_over(&map, memory).await;
         self.delete_done(&map).await?;
         self.forward(&map).await?;
-        self.deliver(&map, memory).await
+        self.deliver(&map, memory).await?;
+        taken_over
     }
 
     /// Newly owned shards: every live node hands over what it holds; then the data server may start.
