@@ -69,7 +69,10 @@ fn must(arguments: &str) {
 impl World {
     /// Why namespaces cannot be made here; `None` = they can.
     pub(crate) fn impossible() -> Option<String> {
-        let probe = format!("elpis-{}-probe", std::process::id());
+        // Several tests of this process look at once.
+        static LOOKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let look = LOOKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let probe = format!("elpis-{}-probe-{look}", std::process::id());
         let made = ip(&format!("netns add {probe}"));
         let filtered = ip(&format!("netns exec {probe} nft list ruleset"));
         let _ = ip(&format!("netns del {probe}"));
