@@ -435,13 +435,17 @@ impl Leader {
         if !self.balancing {
             return None;
         }
+        // Not planned at every tick, either: a plan looks at all shards.
+        if !idle && self.budget < AT_ONCE * 1000 {
+            return None;
+        }
         let mut moves = know.balance(now.state, 4096);
         if moves.is_empty() {
             self.balancing = false;
             return None;
         }
         if !idle {
-            let mut left = if self.budget >= AT_ONCE * 1000 { self.budget / 1000 } else { 0 };
+            let mut left = self.budget / 1000;
             // Nobody waits for a shard that nothing is measured on.
             let loaded = |shard: &u16| know.loads.get(shard).is_some_and(|load| *load > 0.0);
             moves.retain(|(shard, _)| {

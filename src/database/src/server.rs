@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 /// A process that was killed is gone within this, unless the disk holds it.
 const GONE: Duration = Duration::from_secs(10);
+
 /// The process that runs, if one does.
 #[derive(Debug)]
 pub(crate) struct Server {

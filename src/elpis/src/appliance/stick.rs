@@ -29,13 +29,18 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Looks for a stick and leaves what it says for the unit that gives this machine name and address.
 pub(super) fn read() -> Result<()> {
-    let settle = || run("udevadm", &["settle", "--timeout=10"]);
-    settle()?;
+    // Whatever it still waits for, what is there is looked at.
+    let settle = || {
+        if let Err(error) = run("udevadm", &["settle", "--timeout=10"]) {
+            eprintln!("elpis: {error:#}");
+        }
+    };
+    settle();
     let begin = Instant::now();
     while begin.elapsed() < SLOW && sticks().iter().any(|stick| !has_disk(stick, 3)) {
         sleep(LOOK);
     }
-    settle()?;
+    settle();
     let listed = run("lsblk", &["--noheadings", "--raw", "--paths", "--output", "NAME,LABEL,FSTYPE"])?;
     for device in listed.lines().filter_map(|line| line.strip_suffix(" ELPIS vfat")) {
         let disk = File::open(device).with_context(|| format!("cannot open {device}"));
@@ -104,11 +109,23 @@ pub(super) fn said() -> (Vec<Said>, Vec<String>) {
     }
 }
 
-/// Makes what the stick says this machine's own answers, once a start: what a person types at the screen later holds.
-pub(super) fn take() -> Result<()> {
+/// Makes what the stick says this machine's own answers, once a start: what a person types at the screen later holds. What
+/// goes wrong is for the screen, and stops nothing.
+pub(super) fn take() {
     if Path::new(TAKEN).exists() {
-        return Ok(());
+        return;
     }
+    let wrong = keep().unwrap_or_else(|error| vec![format!("the stick's answers are not taken: {error:#}")]);
+    for text in &wrong {
+        eprintln!("elpis: {text}");
+    }
+    if let Err(error) = fs::write(TAKEN, wrong.join("\n")) {
+        eprintln!("elpis: cannot write {TAKEN}: {error}");
+    }
+}
+
+/// The answer is what was wrong with them.
+fn keep() -> Result<Vec<String>> {
     let (said, mut wrong) = said();
     if !said.is_empty() {
         let kept = match fs::read_to_string(ANSWERS) {
@@ -119,10 +136,7 @@ pub(super) fn take() -> Result<()> {
         wrong.extend(mistakes);
         join::hand_over(Path::new(ANSWERS), answers.options().as_bytes())?;
     }
-    for text in &wrong {
-        eprintln!("elpis: {text}");
-    }
-    fs::write(TAKEN, wrong.join("\n")).with_context(|| format!("cannot write {TAKEN}"))
+    Ok(wrong)
 }
 
 /// PURE: the answers that are kept, with what a stick says. A node that has been in a cluster, `old`, has name and address
@@ -135,17 +149,18 @@ fn merged(kept: &str, said: Vec<Said>, old: bool) -> (Answers, Vec<String>) {
         answers.address = None;
     }
     let (mut new, mut wrong) = Answers::read(&[on_line(&answers.options()), said].concat());
-    if told.install.is_some_and(|choice| choice.erase) {
-        wrong.push(format!("{NAME}: a disk that holds something is erased by a person at the screen alone"));
-    }
     if old {
         let (kept, _) = Answers::parse(kept);
-        if (told.address, told.join) != (None, None) {
+        // The stick that it was installed with may have stayed in.
+        let moves = told.address.is_some() && told.address != kept.address;
+        if moves || (told.join.is_some() && told.join != kept.join) {
             wrong.push(format!(
                 "{NAME}: this machine is a node already: of the rest, ntp and plain alone are taken"
             ));
         }
         new = Answers { ntp: new.ntp, plain: new.plain, ..kept };
+    } else if told.install.is_some_and(|choice| choice.erase) {
+        wrong.push(format!("{NAME}: a disk that holds something is erased by a person at the screen alone"));
     }
     (new, wrong)
 }
@@ -195,7 +210,9 @@ mod tests {
         assert!(wrong.len() == 1 && wrong[0].contains("erased by a person"), "{wrong:?}");
         let (new, wrong) = merged(kept, said(file), true);
         assert_eq!(new.options(), "elpis.address=10.0.0.1/24\nelpis.gateway=10.0.0.254\nelpis.ntp=b\n");
-        assert!(wrong.iter().any(|text| text.contains("a node already")), "{wrong:?}");
+        assert!(wrong.len() == 1 && wrong[0].contains("a node already"), "{wrong:?}");
+        let (_, wrong) = merged(kept, said("address = 10.0.0.1/24\ngateway = 10.0.0.254"), true);
+        assert!(wrong.is_empty(), "its own stick stayed in: {wrong:?}");
         let (new, wrong) = merged(kept, said("gateway = 10.0.0.253\njoin = a b:1"), false);
         assert_eq!(new.address.and_then(|address| address.gateway).unwrap().to_string(), "10.0.0.253");
         assert!(wrong.len() == 1 && wrong[0].contains("line 2"), "{wrong:?}");

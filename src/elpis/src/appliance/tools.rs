@@ -109,7 +109,7 @@ pub(super) fn log() -> Result<Vec<String>> {
 /// A unit of ours that failed.
 pub(super) fn failed_unit() -> Option<String> {
     let said = run("systemctl", &["list-units", "--failed", "--plain", "--no-legend", "elpis-*"]).ok()?;
-    let units = said.lines().filter_map(|line| line.split_whitespace().next());
+    let mut units = said.lines().filter_map(|line| line.split_whitespace().next());
     // A stick stops nothing.
-    units.filter(|unit| !unit.starts_with("elpis-stick")).map(str::to_owned).next()
+    units.find(|unit| !unit.starts_with("elpis-stick")).map(str::to_owned)
 }
