@@ -1,5 +1,6 @@
 //! What is answered when something cannot be done.
 
+use crate::again::Passing;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -11,11 +12,13 @@ use elpis_watch::{LinkError, Refusal, VERSION};
 pub(crate) struct Refused {
     pub(crate) status: StatusCode,
     pub(crate) text: String,
+    /// The same question may be answered in a moment.
+    pub(crate) passing: bool,
 }
 
 impl Refused {
     pub(crate) fn new(status: StatusCode, text: impl Into<String>) -> Refused {
-        Refused { status, text: text.into() }
+        Refused { status, text: text.into(), passing: false }
     }
     pub(crate) fn bad(text: impl Into<String>) -> Refused {
         Refused::new(StatusCode::BAD_REQUEST, text)
@@ -38,7 +41,7 @@ impl From<StoreError> for Refused {
             StoreError::Invalid(_) => Refused::bad(error.to_string()),
             _ => {
                 tracing::warn!(%error, "the database did not do it");
-                Refused::unavailable(error.to_string())
+                Refused { passing: error.is_passing(), ..Refused::unavailable(error.to_string()) }
             }
         }
     }
@@ -50,10 +53,21 @@ impl From<LinkError> for Refused {
     }
 }
 
+impl Refused {
+    /// Tells [`again`](crate::again) whether to ask again.
+    pub(crate) fn mark(&self, mut response: Response) -> Response {
+        if self.passing {
+            response.extensions_mut().insert(Passing);
+        }
+        response
+    }
+}
+
 /// As JSON, for programs.
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let body = serde_json::to_string(&Refusal { version: VERSION, error: self.text }).unwrap_or_default();
-        (self.status, [(CONTENT_TYPE, "application/json")], body).into_response()
+        let refusal = Refusal { version: VERSION, error: self.text.clone() };
+        let body = serde_json::to_string(&refusal).unwrap_or_default();
+        self.mark((self.status, [(CONTENT_TYPE, "application/json")], body).into_response())
     }
 }

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::pages::{self, Oops};
 use crate::refusal::Refused;
-use crate::{api, assets, auth, live, orders, password, update};
+use crate::{again, api, assets, auth, live, orders, password, update};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -23,6 +23,7 @@ pub(crate) fn local(app: Arc<App>) -> Router {
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .fallback(api::unknown)
+        .layer(middleware::from_fn(again::ask))
         .layer(middleware::from_fn_with_state(app.clone(), measured))
         .with_state(app)
 }
@@ -56,6 +57,7 @@ pub(crate) fn web(app: Arc<App>) -> Router {
         .route("/api/{*rest}", any(api::unknown))
         .fallback(nowhere)
         .layer(middleware::from_fn_with_state(app.clone(), auth::guard))
+        .layer(middleware::from_fn(again::ask))
         .layer(middleware::from_fn_with_state(app.clone(), measured))
         .with_state(app)
 }

@@ -122,3 +122,30 @@ async fn what_cannot_be_done_is_said_with_the_fix() {
     }
     assert_eq!(call(&socket, "GET", "/api/v1/agents", Value::Null).await.0, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_asked_while_the_database_moves_is_answered_there() {
+    let world = World::start().await;
+    let socket = world.api();
+    let seen = async |state: &str| {
+        let waiting = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist WHERE state = '{state}' AND db = DATABASE()"
+        );
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while world.db.rows(&waiting).await.unwrap() == ["0"] {
+            assert!(tokio::time::Instant::now() < deadline, "nothing is in state {state:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let lock = async { world.db.execute("LOCK TABLES tagent WRITE; DO SLEEP(1.5)").await.unwrap() };
+    let question = async {
+        seen("User sleep").await;
+        call(&socket, "GET", "/api/v1/agents", Value::Null).await
+    };
+    let turn = async {
+        seen("Waiting for table metadata lock").await;
+        world.move_database();
+    };
+    let ((), answer, ()) = tokio::join!(lock, question, turn);
+    assert_eq!(answer, (200, json!([])));
+}

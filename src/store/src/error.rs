@@ -91,6 +91,11 @@ impl StoreError {
         matches!(self.number(), Some(DEADLOCK | LOCK_WAIT))
     }
 
+    /// The connection ended or the database moved while this was asked: another try may be answered at once.
+    pub fn is_passing(&self) -> bool {
+        self.is_connection() && !matches!(self, StoreError::Timeout { .. })
+    }
+
     /// This connection is of no use any more.
     pub(crate) fn is_connection(&self) -> bool {
         match self {

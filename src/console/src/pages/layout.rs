@@ -259,6 +259,6 @@ impl IntoResponse for Oops {
                 }
             }
         };
-        (self.0.status, page(frame(title, None, &body))).into_response()
+        self.0.mark((self.0.status, page(frame(title, None, &body))).into_response())
     }
 }

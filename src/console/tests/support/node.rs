@@ -22,7 +22,7 @@ const OFFSET_MS: i64 = 1_767_225_600_000;
 
 #[derive(Clone)]
 struct Agent {
-    map: Map,
+    map: Arc<Mutex<Map>>,
     status: Arc<Mutex<Value>>,
     lease: Arc<Mutex<bool>>,
 }
@@ -35,6 +35,7 @@ pub(crate) struct World {
     pub(crate) listen: std::net::SocketAddr,
     /// What the node agent answers.
     pub(crate) status: Arc<Mutex<Value>>,
+    map: Arc<Mutex<Map>>,
     /// Whether the node holds a lease.
     pub(crate) lease: Arc<Mutex<bool>>,
     stop: CancellationToken,
@@ -71,9 +72,10 @@ impl World {
             primary: 0,
         };
         let map = Map { revision: 1, database: Some(database), ..Map::default() };
+        let map = Arc::new(Mutex::new(map));
         let status = Arc::new(Mutex::new(healthy()));
         let lease = Arc::new(Mutex::new(true));
-        let agent = Agent { map, status: status.clone(), lease: lease.clone() };
+        let agent = Agent { map: map.clone(), status: status.clone(), lease: lease.clone() };
         let socket = dir.path().join("node.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let stop = CancellationToken::new();
@@ -90,9 +92,16 @@ impl World {
         };
         let end = stop.clone();
         tokio::spawn(async move { elpis_console::run(config, end).await.unwrap() });
-        let world = World { db, dir, listen, status, lease, stop };
+        let world = World { db, dir, listen, status, map, lease, stop };
         world.ready().await;
         world
+    }
+
+    /// The database has moved (to where it is), or is on its way.
+    pub(crate) fn move_database(&self) {
+        let mut map = self.map.lock().unwrap();
+        map.revision += 1;
+        map.database.as_mut().unwrap().epoch += 1;
     }
 
     pub(crate) fn api(&self) -> PathBuf {
@@ -214,8 +223,8 @@ async fn hello() -> Json<Welcome> {
 }
 
 async fn watch(State(agent): State<Agent>) -> Body {
-    let frames = stream::unfold((0u64, agent), |(n, agent)| async move {
-        if n > 0 {
+    let frames = stream::unfold((0u64, agent), |(sent, agent)| async move {
+        if sent > 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let held = *agent.lease.lock().unwrap();
@@ -226,15 +235,17 @@ async fn watch(State(agent): State<Agent>) -> Body {
             term: 3,
             master: Some(1),
         };
+        let map = agent.map.lock().unwrap().clone();
+        let revision = map.revision;
         let frame = Frame {
             version: VERSION,
             lease,
-            map: (n == 0).then(|| agent.map.clone()),
+            map: (revision > sent).then_some(map),
             log: None,
             traffic: None,
         };
         let line = format!("{}\n", serde_json::to_string(&frame).unwrap());
-        Some((Ok::<_, std::convert::Infallible>(line), (n + 1, agent)))
+        Some((Ok::<_, std::convert::Infallible>(line), (revision, agent)))
     });
     Body::from_stream(frames)
 }
