@@ -21,8 +21,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub const FRAME_MAX: usize = crate::state_machine::SNAPSHOT_MAX + 64 * 1024;
 /// Largest frame before the peer is known.
 pub const GREETING_MAX: usize = 16 * 1024;
-/// Time for TLS and the greeting.
-pub const HANDSHAKE: Duration = Duration::from_secs(3);
+/// Time until a member takes a connection.
+pub const CONNECT: Duration = Duration::from_secs(3);
+/// Time for TLS and the greeting: a busy machine needs long for it, and would need longer if it had to begin anew.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for the rest of a frame once its length is there.
 pub const BODY: Duration = Duration::from_secs(10);
 

@@ -1,15 +1,17 @@
 //! Asking other members.
 
 mod former;
+mod link;
 mod relay;
 
-use super::{FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
+use super::{CONNECT, FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
 use crate::identity::{Identity, Peer};
 use crate::profile::{Greeting, Profile};
 use crate::recovery::GivenUp;
 use crate::state::{ClusterState, NodeState};
 use crate::tls;
 use crate::types::{PROTOCOL, TypeConfig};
+use link::Link;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -26,7 +28,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -42,17 +43,7 @@ pub enum Lane {
     Bulk,
 }
 
-/// A connection to a member. Making one goes on when the question that wanted it is given up: where the network or a
-/// processor needs longer for a handshake than a question may take, there would never be one.
-#[derive(Debug, Default)]
-enum Link {
-    #[default]
-    None,
-    Making(JoinHandle<Result<TlsStream<TcpStream>, NetError>>),
-    Made(Box<TlsStream<TcpStream>>),
-}
-
-type Slot = Arc<tokio::sync::Mutex<Link>>;
+type Slot = Arc<tokio::sync::Mutex<Link<Box<TlsStream<TcpStream>>>>>;
 
 /// Connections to the other members.
 #[derive(Debug)]
@@ -156,7 +147,7 @@ impl Peers {
             .map_err(|e| unreachable(e.to_string()))?;
         let me = self.me();
         let greet = async {
-            let tcp = TcpStream::connect(&address).await?;
+            let tcp = tokio::time::timeout(CONNECT, TcpStream::connect(&address)).await??;
             tcp.set_nodelay(true)?;
             let name = ServerName::try_from("elpis").map_err(std::io::Error::other)?;
             let mut stream = TlsConnector::from(config).connect(name, tcp).await?;
@@ -204,37 +195,11 @@ impl Peers {
             Arc::clone(slots.entry((node, lane)).or_default())
         };
         let asking = async {
-            let mut kept = slot.lock().await;
-            // Taken out while it is used: a question given up half-way must not leave its answer for the next one.
-            if let Link::Made(_) = &*kept
-                && let Link::Made(mut stream) = std::mem::take(&mut *kept)
-            {
-                match exchange(&mut stream, kind, body).await {
-                    Ok(answer) => {
-                        *kept = Link::Made(stream);
-                        return Ok(answer);
-                    }
-                    // The member restarted, most likely. Asking again is harmless for every kind on a kept lane.
-                    Err(error) => tracing::debug!(node, %error, "connection ended, making a new one"),
-                }
-            }
-            if !matches!(&*kept, Link::Making(_)) {
+            let make = || {
                 let peers = Arc::clone(self);
-                *kept = Link::Making(tokio::spawn(async move { peers.connect(node).await }));
-            }
-            let Link::Making(making) = &mut *kept else { return Err(NetError::Timeout(node)) };
-            // Given up here, it stays in its place.
-            let made = making.await;
-            *kept = Link::None;
-            let mut stream = made.map_err(|_| NetError::Timeout(node))??;
-            let answer = exchange(&mut stream, kind, body).await;
-            let answer = answer.map_err(|e| NetError::Unreachable {
-                node,
-                address: String::new(),
-                why: e.to_string(),
-            })?;
-            *kept = Link::Made(Box::new(stream));
-            Ok(answer)
+                async move { peers.connect(node).await.map(Box::new) }
+            };
+            slot.lock().await.ask(node, kind, body, make).await
         };
         let (kind, body) = tokio::time::timeout(ttl, asking).await.map_err(|_| NetError::Timeout(node))??;
         answer(node, kind, body)
