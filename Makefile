@@ -1,4 +1,4 @@
-.PHONY: setup build run clean-run demo test bench proof faults-db fuzz sim mutants iso iso-test iso-manifest test-iso help
+.PHONY: setup build run clean-run demo test bench proof faults-db fuzz sim mutants iso iso-test deb iso-manifest test-iso help
 DIR ?= .elpis-dev
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Plain words for each target: `make help`.
@@ -16,6 +16,7 @@ help:
 	@echo "make mutants  build with planted bugs; fails if 500 seeds do not catch each (ONLY=name for one)"
 	@echo "make iso    the image: target/iso/elpis-VERSION.iso, boots from CD, USB stick or disk, BIOS or UEFI (as root)"
 	@echo "make iso-test  the same, packed quickly: target/iso/elpis-test.iso"
+	@echo "make deb    a Debian package for machines of your own: target/deb/elpis_VERSION_amd64.deb"
 	@echo "make iso-manifest  asks Debian anew for the packages and writes them to iso/manifest, which a release is held to (as root)"
 	@echo "make test-iso  builds it and boots it: three machines joined by their screens, one lost; updates (30 min)"
 	@echo "make fuzz   5 minutes each of agent-file parser and Tentacle session, coverage-guided (SECONDS_EACH=300)"
@@ -37,6 +38,9 @@ iso iso-test:
 	@scripts/setup image
 	cargo build --release -p elpis --bin elpis
 	@iso/build target/release/elpis target/iso/elpis-$(if $(filter iso,$@),$(VERSION).iso release,test.iso test)
+deb: setup
+	cargo build --release -p elpis --bin elpis
+	@deb/build target/release/elpis target/deb/elpis_$(VERSION)_amd64.deb
 iso-manifest:
 	@scripts/setup image
 	@base=$$(iso/cached-base anew) && iso/differing iso/manifest "$$base.manifest" && cp "$$base.manifest" iso/manifest

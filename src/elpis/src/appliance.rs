@@ -4,6 +4,7 @@ mod audit;
 mod install;
 mod join;
 pub(crate) mod machine;
+mod own;
 mod owners;
 mod previous;
 mod screen;
@@ -54,7 +55,8 @@ pub(crate) fn main(order: &Appliance) -> ExitCode {
                     match order {
                         Appliance::Owners => owners::run(),
                         Appliance::Stick => stick::read(),
-                        Appliance::Setup => setup().await,
+                        Appliance::Setup { answers: Some(file) } => own::setup(file).await,
+                        Appliance::Setup { answers: None } => setup().await,
                         Appliance::Form => join::form(answers()?.0.join.as_ref()).await,
                         Appliance::Join { address, words, confirm } => {
                             let join = Join { address: address.clone(), words: words.join(" ") };
@@ -121,17 +123,14 @@ fn answers() -> Result<(Answers, Vec<String>)> {
 
 /// Name, then address: nothing can start without either.
 async fn setup() -> Result<()> {
-    let path = Path::new(ENVIRONMENT);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
+    make_folder(ENVIRONMENT)?;
     stick::take();
     let (first, wrong) = answers()?;
     for text in wrong {
         eprintln!("elpis: answers: {text}");
     }
     // Of an earlier run: the screen says that there is no address yet.
-    let _ = fs::remove_file(path);
+    let _ = fs::remove_file(ENVIRONMENT);
     let identity = Identity::read_or_make(Path::new(IDENTITY), first.name.as_deref())?;
     nix::unistd::sethostname(&identity.name).context("the host's name cannot be set")?;
     // A disk to install on is not kept.
@@ -139,11 +138,8 @@ async fn setup() -> Result<()> {
     if let Some(choice) = install.filter(|_| !install::is_installed()) {
         return install::answered(&choice).await;
     }
-    let time = Path::new(TIME);
-    if let Some(folder) = time.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    fs::write(time, time_sources(&first.ntp)).with_context(|| format!("cannot write {TIME}"))?;
+    make_folder(TIME)?;
+    fs::write(TIME, time_sources(&first.ntp)).with_context(|| format!("cannot write {TIME}"))?;
     let mut set = None;
     let (address, answers) = loop {
         // A person may type one while DHCP gives none.
@@ -160,11 +156,23 @@ async fn setup() -> Result<()> {
             _ => sleep(LOOK).await,
         }
     };
-    let plain = answers.plain.as_ref().map(|networks| format!("--plain-from {networks}")).unwrap_or_default();
-    let text = format!("ELPIS_NAME={}\nELPIS_ADDRESS={address}\nELPIS_PLAIN={plain}\n", identity.name);
-    fs::write(path, text).with_context(|| format!("cannot write {ENVIRONMENT}"))?;
+    write_environment(&identity.name, address, answers.plain.as_deref())?;
     println!("{} at {address}", identity.name);
     Ok(())
+}
+
+/// The folder that a file is written into.
+fn make_folder(file: &str) -> Result<()> {
+    let folder = Path::new(file).parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+/// What the units are started with. `plain`: networks whose agents may come without TLS.
+fn write_environment(name: &str, address: Ipv4Addr, plain: Option<&str>) -> Result<()> {
+    make_folder(ENVIRONMENT)?;
+    let plain = plain.map(|networks| format!("--plain-from {networks}")).unwrap_or_default();
+    let text = format!("ELPIS_NAME={name}\nELPIS_ADDRESS={address}\nELPIS_PLAIN={plain}\n");
+    fs::write(ENVIRONMENT, text).with_context(|| format!("cannot write {ENVIRONMENT}"))
 }
 
 /// Tells the network; without an address, DHCP is asked.

@@ -21,7 +21,7 @@ const FAILED: &str = "/run/elpis-stick/failed";
 /// What was wrong in it, one a line; there once it was taken.
 const TAKEN: &str = "/run/elpis-setup/stick";
 /// There once the node agent has run here.
-const NODE: &str = "/var/lib/elpis/node.json";
+pub(super) const NODE: &str = "/var/lib/elpis/node.json";
 /// Drivers of sticks: the kernel waits for a second before it asks one for its disks.
 const DRIVERS: [&str; 2] = ["/sys/bus/usb/drivers/usb-storage", "/sys/bus/usb/drivers/uas"];
 const SLOW: Duration = Duration::from_secs(5);

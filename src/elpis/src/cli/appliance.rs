@@ -10,7 +10,11 @@ pub(crate) enum Appliance {
     /// Read elpis.txt from a stick called ELPIS, for `setup`
     Stick,
     /// Give the machine its name and wait for an address; the other units start after it (root)
-    Setup,
+    Setup {
+        /// On a Debian machine of your own: take both from this file, else from the machine, which is left as it is
+        #[arg(long, value_name = "FILE")]
+        answers: Option<PathBuf>,
+    },
     /// Form a cluster of one, or join the one that the kernel's command line names, unless that is done
     Form,
     /// Give this machine's own cluster of one up and join another (root)
