@@ -1,7 +1,7 @@
 //! The wire that guests share: a switch in this process, over datagram sockets. Nothing of it reaches the host's network.
 
 use crate::guest::Place;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// Longest frame.
 const FRAME: usize = 70_000;
+const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Wire {
     folder: tempfile::TempDir,
@@ -45,6 +46,11 @@ impl Drop for Wire {
 
 /// Learns who has which hardware address; what is for nobody known goes to all others.
 fn forward(socket: &UnixDatagram, stop: &AtomicBool) {
+    // A socket's queue holds ten frames: who is slow is waited for, who takes nothing (a guest without a driver) once.
+    let (patient, hasty) = (UnixDatagram::unbound().unwrap(), UnixDatagram::unbound().unwrap());
+    patient.set_write_timeout(Some(PATIENCE)).unwrap();
+    hasty.set_nonblocking(true).unwrap();
+    let mut late: HashSet<PathBuf> = HashSet::new();
     let mut known: HashMap<[u8; 6], PathBuf> = HashMap::new();
     let mut frame = vec![0; FRAME];
     while !stop.load(Ordering::Relaxed) {
@@ -60,8 +66,12 @@ fn forward(socket: &UnixDatagram, stop: &AtomicBool) {
         let all = || known.values().filter(|path| **path != from).cloned().collect();
         let receivers: Vec<PathBuf> = one.map_or_else(all, |path| vec![path]);
         for receiver in receivers {
-            // A guest that is gone takes nothing: as on a real wire.
-            let _ = socket.send_to(&frame[..length], receiver);
+            // What is not taken is lost: as on a real wire.
+            let way = if late.contains(&receiver) { &hasty } else { &patient };
+            match way.send_to(&frame[..length], &receiver) {
+                Ok(_) => late.remove(&receiver),
+                Err(_) => late.insert(receiver),
+            };
         }
     }
 }
