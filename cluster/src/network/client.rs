@@ -199,7 +199,7 @@ impl Peers {
                 let peers = Arc::clone(self);
                 async move { peers.connect(node).await.map(Box::new) }
             };
-            slot.lock().await.ask(node, kind, body, make).await
+            slot.lock().await.ask(node, kind, body, late(ttl), make).await
         };
         let (kind, body) = tokio::time::timeout(ttl, asking).await.map_err(|_| NetError::Timeout(node))??;
         answer(node, kind, body)
@@ -214,7 +214,12 @@ impl Peers {
         ttl: Duration,
     ) -> Result<Vec<u8>, NetError> {
         let asking = async {
-            let mut stream = self.connect(node).await?;
+            // Nothing was sent yet: another one may lead before this one continues.
+            let made = tokio::time::timeout(CONNECT, self.connect(node)).await;
+            let mut stream = made.unwrap_or_else(|_| {
+                let address = self.find(node).map(|(_, address)| address).unwrap_or_default();
+                Err(NetError::Unreachable { node, address, why: "no greeting in time".to_owned() })
+            })?;
             exchange(&mut stream, kind, body).await.map_err(|e| NetError::Unreachable {
                 node,
                 address: String::new(),
@@ -224,6 +229,12 @@ impl Peers {
         let (kind, body) = tokio::time::timeout(ttl, asking).await.map_err(|_| NetError::Timeout(node))??;
         answer(node, kind, body)
     }
+}
+
+/// PURE: how much longer than the question's own time its answer is worth waiting for. Beyond, the connection is lost, most
+/// likely; at a pace of tenths of a second that must be seen before an election is due.
+fn late(ttl: Duration) -> Duration {
+    (ttl * 8).clamp(Duration::from_millis(500), Duration::from_secs(3))
 }
 
 fn answer(node: u64, kind: Kind, body: Vec<u8>) -> Result<Vec<u8>, NetError> {

@@ -39,9 +39,12 @@ impl From<StoreError> for Refused {
         match &error {
             StoreError::NotFound(_) => Refused::missing(error.to_string()),
             StoreError::Invalid(_) => Refused::bad(error.to_string()),
+            error if error.is_passing() => {
+                Refused { passing: true, ..Refused::unavailable(error.to_string()) }
+            }
             _ => {
                 tracing::warn!(%error, "the database did not do it");
-                Refused { passing: error.is_passing(), ..Refused::unavailable(error.to_string()) }
+                Refused::unavailable(error.to_string())
             }
         }
     }
@@ -57,7 +60,7 @@ impl Refused {
     /// Tells [`again`](crate::again) whether to ask again.
     pub(crate) fn mark(&self, mut response: Response) -> Response {
         if self.passing {
-            response.extensions_mut().insert(Passing);
+            response.extensions_mut().insert(Passing(self.text.clone()));
         }
         response
     }

@@ -93,7 +93,11 @@ impl StoreError {
 
     /// The connection ended or the database moved while this was asked: another try may be answered at once.
     pub fn is_passing(&self) -> bool {
-        self.is_connection() && !matches!(self, StoreError::Timeout { .. })
+        use sqlx::Error::{Io, PoolClosed, WorkerCrashed};
+        match self {
+            StoreError::Moved | StoreError::Sql(Io(_) | PoolClosed | WorkerCrashed) => true,
+            _ => matches!(self.number(), Some(READ_ONLY | KILLED)),
+        }
     }
 
     /// This connection is of no use any more.

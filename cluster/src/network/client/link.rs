@@ -11,9 +11,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// An answer that is later is not waited for: the connection is lost, most likely.
-const LATE: Duration = Duration::from_secs(3);
-
 type Answer = std::io::Result<(Kind, Vec<u8>)>;
 
 #[derive(Debug)]
@@ -31,19 +28,21 @@ impl<S> Default for Link<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
-    /// Asks over the connection that there is, else over a new one. May be given up at any time.
+    /// Asks over the connection that there is, else over a new one. May be given up at any time: `late` is how much longer
+    /// the answer is then waited for.
     pub(super) async fn ask<M>(
         &mut self,
         node: u64,
         kind: Kind,
         body: &[u8],
+        late: Duration,
         make: impl Fn() -> M,
     ) -> Result<(Kind, Vec<u8>), NetError>
     where
         M: Future<Output = Result<S, NetError>> + Send + 'static,
     {
         if let Some(stream) = self.kept().await {
-            match self.over(stream, kind, body).await {
+            match self.over(stream, kind, body, late).await {
                 Ok(answer) => return Ok(answer),
                 // The member restarted, most likely. Asking again is harmless for every kind on a kept lane.
                 Err(error) => tracing::debug!(node, %error, "connection ended, making a new one"),
@@ -56,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
         let made = making.await;
         *self = Link::None;
         let stream = made.map_err(|_| NetError::Timeout(node))??;
-        let answer = self.over(stream, kind, body).await;
+        let answer = self.over(stream, kind, body, late).await;
         answer.map_err(|e| NetError::Unreachable { node, address: String::new(), why: e.to_string() })
     }
 
@@ -68,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
         stream
     }
 
-    async fn over(&mut self, mut stream: S, kind: Kind, body: &[u8]) -> Answer {
+    async fn over(&mut self, mut stream: S, kind: Kind, body: &[u8], late: Duration) -> Answer {
         let (mut tell, told) = oneshot::channel();
         let body = body.to_vec();
         *self = Link::Asked(tokio::spawn(async move {
@@ -79,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
             // Nobody waits any more: the answer may still come, and the connection is then as good as before.
             let given_up = async {
                 tell.closed().await;
-                tokio::time::sleep(LATE).await;
+                tokio::time::sleep(late).await;
             };
             let answer = tokio::select! {
                 answer = asked => answer,
@@ -103,6 +102,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     const PATIENCE: Duration = Duration::from_millis(100);
+    const LATE: Duration = Duration::from_secs(1);
 
     /// A member that answers over one connection after the other, each time after so many milliseconds, with what it was
     /// asked. Without a connection left, it cannot be reached.
@@ -130,7 +130,7 @@ mod tests {
                     Ok(here)
                 }
             };
-            match timeout(PATIENCE, self.link.ask(2, Kind::Call, text.as_bytes(), make)).await {
+            match timeout(PATIENCE, self.link.ask(2, Kind::Call, text.as_bytes(), LATE, make)).await {
                 Ok(Ok((_, body))) => String::from_utf8(body).unwrap(),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "given up".to_owned(),

@@ -16,23 +16,27 @@ use tokio::time::sleep;
 /// Any address that is not this machine's: nothing is sent there (RFC 5737).
 const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 
-/// What the other units are started with. A mistake in the file stops a new node; one that works goes on without it.
+/// What the other units are started with. A mistake in the file stops the very first start; later ones go on without it.
 pub(super) async fn setup(file: &Path) -> Result<()> {
     let name = file.display().to_string();
     let read = read(file).with_context(|| format!("cannot read {name}"))?;
-    let old = Path::new(NODE).exists();
+    let known = Identity::read(Path::new(IDENTITY));
     let kept = match fs::read_to_string(ANSWERS) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Answers::default(),
-        kept => Answers::parse(&kept.with_context(|| format!("cannot read {ANSWERS}"))?).0,
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        kept => Some(Answers::parse(&kept.with_context(|| format!("cannot read {ANSWERS}"))?).0),
     };
-    let (mut answers, wrong) = told(&name, &read, &kept, old);
+    let (mut answers, wrong) = told(&name, &read, kept, Path::new(NODE).exists());
     for text in &wrong {
         eprintln!("elpis: {text}");
     }
-    ensure!(old || wrong.is_empty(), "mend {name}, then: systemctl restart elpis.target elpis-setup");
-    let wanted = match &answers.name {
-        Some(name) => name.clone(),
-        None => name_of(&nix::unistd::gethostname()?.to_string_lossy(), &name)?,
+    ensure!(
+        known.is_some() || wrong.is_empty(),
+        "mend {name}, then: systemctl restart elpis-setup elpis.target"
+    );
+    let wanted = match (known, &answers.name) {
+        (Some(known), _) => known.name,
+        (None, Some(name)) => name.clone(),
+        (None, None) => name_of(&nix::unistd::gethostname()?.to_string_lossy(), &name)?,
     };
     let identity = Identity::read_or_make(Path::new(IDENTITY), Some(&wanted))?;
     if answers.name.is_some_and(|name| name != identity.name) {
@@ -64,8 +68,8 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// PURE: what the file of this name says, and what is wrong with it; `old`: this is a node already, whose address the others
-/// know.
-fn told(name: &str, bytes: &[u8], kept: &Answers, old: bool) -> (Answers, Vec<String>) {
+/// know. `kept`: answers of an earlier start.
+fn told(name: &str, bytes: &[u8], kept: Option<Answers>, old: bool) -> (Answers, Vec<String>) {
     let (mut answers, mut wrong) = match in_file(name, bytes) {
         Ok(said) => Answers::read(&said),
         Err(why) => (Answers::default(), vec![why]),
@@ -74,6 +78,11 @@ fn told(name: &str, bytes: &[u8], kept: &Answers, old: bool) -> (Answers, Vec<St
     if answers.install.is_some() || !answers.ntp.is_empty() || gateway {
         wrong.push(format!("{name}: install, ntp and gateway are for the appliance: this machine is yours"));
     }
+    // A node that was given back begins without the words that were used: they are good once.
+    if kept.as_ref().is_some_and(|kept| kept.join.is_none()) {
+        answers.join = None;
+    }
+    let kept = kept.unwrap_or_default();
     if old
         && answers.address.is_some()
         && kept.address.map(|kept| kept.ip) != answers.address.map(|told| told.ip)
@@ -87,7 +96,7 @@ fn told(name: &str, bytes: &[u8], kept: &Answers, old: bool) -> (Answers, Vec<St
 /// PURE: the first part of a host's name, where a node may be called so.
 fn name_of(host: &str, file: &str) -> Result<String> {
     let name = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    if !is_name(&name) {
+    if !is_name(&name) || name == "localhost" {
         bail!(
             "this machine is called {host:?}, and a node's name has small letters, digits and dashes: write `name = …` into {file}"
         );
@@ -121,11 +130,10 @@ mod tests {
 
     #[test]
     fn a_file_says_what_concerns_the_node_alone() {
-        let none = Answers::default();
         let (answers, wrong) = told(
             FILE,
             b"name = north\naddress = 10.0.0.1/24\njoin = a:7946\nwords = a b c d e f",
-            &none,
+            None,
             false,
         );
         assert!(wrong.is_empty(), "{wrong:?}");
@@ -133,7 +141,7 @@ mod tests {
         for line in
             ["ntp = a", "install = auto", "address = 10.0.0.1/24\ngateway = 10.0.0.2", "colour = blue"]
         {
-            let (answers, wrong) = told(FILE, line.as_bytes(), &none, false);
+            let (answers, wrong) = told(FILE, line.as_bytes(), None, false);
             assert!(wrong.len() == 1 && wrong[0].contains(FILE), "{line}: {wrong:?}");
             assert!(answers.ntp.is_empty() && answers.install.is_none(), "{line}");
         }
@@ -143,13 +151,30 @@ mod tests {
     fn a_node_keeps_its_address() {
         let kept = Answers::parse("elpis.address=10.0.0.1/24").0;
         let of = |text: &str, old| {
-            let (answers, wrong) = told(FILE, text.as_bytes(), &kept, old);
+            let (answers, wrong) = told(FILE, text.as_bytes(), Some(kept.clone()), old);
             (answers.address.unwrap().ip.to_string(), wrong.len())
         };
         assert_eq!(of("", true), ("10.0.0.1".to_owned(), 0));
         assert_eq!(of("address = 10.0.0.1/8", true), ("10.0.0.1".to_owned(), 0));
         assert_eq!(of("address = 10.0.0.2/24", true), ("10.0.0.1".to_owned(), 1));
         assert_eq!(of("address = 10.0.0.2/24", false), ("10.0.0.2".to_owned(), 0));
+    }
+
+    #[test]
+    fn words_are_good_once() {
+        let file = b"join = 10.0.0.1:7946\nwords = a b c d e f";
+        let joins = |kept: Option<&str>| {
+            let kept = kept.map(|kept| Answers::parse(kept).0);
+            told(FILE, file, kept, false).0.join.map(|join| join.words)
+        };
+        let words = Some("a b c d e f".to_owned());
+        assert_eq!(joins(None), words, "the first start");
+        assert_eq!(
+            joins(Some("elpis.join=10.0.0.1:7946 elpis.words=mistyped")),
+            words,
+            "mended, and not joined yet"
+        );
+        assert_eq!(joins(Some("elpis.name=north")), None, "after it was given back");
     }
 
     #[test]
