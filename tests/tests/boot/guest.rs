@@ -88,8 +88,13 @@ impl Disk {
 
     /// A copy; holes stay holes.
     pub(crate) fn copy(&self) -> Disk {
+        Disk::of(self.0.path())
+    }
+
+    /// A disk that holds what this file does.
+    pub(crate) fn of(file: &Path) -> Disk {
         let copy = Disk::new();
-        let done = Command::new("cp").arg("--sparse=always").args([self.0.path(), copy.0.path()]).status();
+        let done = Command::new("cp").arg("--sparse=always").args([file, copy.0.path()]).status();
         assert!(done.unwrap().success(), "no copy of a disk");
         copy
     }
@@ -149,6 +154,8 @@ struct Machine<'a> {
     place: Option<&'a Place>,
     /// More options of the kernel: it is started without a boot loader.
     options: Option<&'a str>,
+    /// Folder with a kernel and an initrd of another system, which find their root by themselves.
+    direct: Option<&'a Path>,
     memory_mib: u32,
     processors: u32,
 }
@@ -167,6 +174,7 @@ const MACHINE: Machine<'static> = Machine {
     first: First::Medium,
     place: None,
     options: None,
+    direct: None,
     memory_mib: 2048,
     processors: 2,
 };
@@ -214,6 +222,11 @@ impl Guest {
         })
     }
 
+    /// Another system than ours, on this disk.
+    pub(crate) fn direct(folder: &Path, disk: &Disk) -> Guest {
+        Guest::start(Machine { direct: Some(folder), disk: Some(disk), first: First::Disk, ..MACHINE })
+    }
+
     /// One of several on a wire, with an address of its own there. `more`: further options of the kernel.
     pub(crate) fn on(place: &Place, more: &str) -> Guest {
         let options = format!("elpis.name=guest-{0} elpis.address=10.9.0.{0}/24 {more}", place.number);
@@ -251,7 +264,7 @@ impl Guest {
                 "-M",
                 if secure { "q35,smm=on" } else { "q35" },
                 "-accel",
-                "tcg,thread=multi,tb-size=256",
+                "tcg,thread=multi,tb-size=1024",
                 "-cpu",
                 CPU,
             ])
@@ -287,6 +300,10 @@ impl Guest {
             command
                 .args(["-kernel", &path("live/vmlinuz"), "-initrd", &path("live/initrd.img"), "-append"])
                 .arg(format!("{loader} {options}"));
+        }
+        if let Some(folder) = machine.direct {
+            command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
+            command.args(["-append", "console=ttyS0 panic=10"]);
         }
         if let Some(place) = machine.place {
             command

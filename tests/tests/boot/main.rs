@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
 mod api;
+mod debian;
 #[path = "../support/dev.rs"]
 mod dev;
 mod enrol;
