@@ -110,11 +110,11 @@ fn a_debian_machine_becomes_a_node() {
     assert!(node.contains("--own-users \\\n  --listen") && !node.contains("orders"), "{node}");
 
     well(&mut debian.command(&["/usr/bin/elpis", "appliance", "owners"]));
-    std::fs::write(&answers, "# north\nntp = 10.0.0.1\nadress = 10.77.0.1/24\n").unwrap();
+    std::fs::write(&answers, "# north\nntp = 10.0.0.1\ncolour = blue\n").unwrap();
     let (good, said) = debian.prepare();
     assert!(!good, "{said}");
     for why in
-        ["elpis.txt, line 3: elpis.adress: not known", "are for the appliance", "mend /etc/elpis/elpis.txt"]
+        ["elpis.txt, line 3: elpis.colour: not known", "are for the appliance", "mend /etc/elpis/elpis.txt"]
     {
         assert!(said.contains(why), "{why} in {said}");
     }
