@@ -13,18 +13,13 @@ use tokio::task::JoinHandle;
 
 type Answer = std::io::Result<(Kind, Vec<u8>)>;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Link<S> {
+    #[default]
     None,
     Making(JoinHandle<Result<S, NetError>>),
     /// It was asked something; the end is the connection, where that is still of use.
     Asked(JoinHandle<Option<S>>),
-}
-
-impl<S> Default for Link<S> {
-    fn default() -> Self {
-        Link::None
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
