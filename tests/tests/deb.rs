@@ -1,38 +1,19 @@
 //! The Debian package, on a real Debian root: installed, its units checked, a node's start prepared, removed.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test says what broke by panicking
 
+#[path = "support/debian.rs"]
+mod debian;
 #[path = "support/dev.rs"]
 mod dev;
 
+use debian::{base, run, well};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// What it said, whether it was well or not.
-fn run(command: &mut Command) -> (bool, String) {
-    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    (done.status.success(), text + &String::from_utf8_lossy(&done.stderr))
-}
-
-fn well(command: &mut Command) -> String {
-    let (good, text) = run(command);
-    assert!(good, "{command:?}: {text}");
-    text
-}
-
-/// The packages that the image is made of, as they were unpacked: they hold all that ours depends on.
-fn debian() -> Option<PathBuf> {
-    let files = std::fs::read_dir(root().join("target/iso")).ok()?;
-    let bases = files.map(|file| file.unwrap().path()).filter(|path| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with("base-") && name.ends_with(".tar")
-    });
-    bases.max_by_key(|path| path.metadata().unwrap().modified().unwrap())
 }
 
 /// A Debian of its own, on a network of its own.
@@ -72,10 +53,14 @@ impl Debian {
 
 #[test]
 fn a_debian_machine_becomes_a_node() {
-    let base = match debian() {
-        Some(base) if nix::unistd::geteuid().is_root() => base,
-        Some(_) => return println!("skipped: a Debian root is unpacked by root alone"),
-        None => return println!("skipped: no packages in target/iso; make iso-test fetches them"),
+    let why = match base() {
+        Some(_) if nix::unistd::geteuid().is_root() => "",
+        Some(_) => "a Debian root is unpacked by root alone",
+        None => "no packages in target/iso; make iso-test fetches them",
+    };
+    let Some(base) = base().filter(|_| why.is_empty()) else {
+        // Not println: what a test that passes prints is not shown.
+        return writeln!(std::io::stderr(), "skipped: {why}").unwrap();
     };
     let folder = tempfile::tempdir().unwrap();
     let (package, again) = (folder.path().join("elpis.deb"), folder.path().join("again.deb"));

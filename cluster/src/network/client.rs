@@ -4,14 +4,14 @@ mod former;
 mod link;
 mod relay;
 
-use super::{CONNECT, FRAME_MAX, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
+use super::{CONNECT, GREETING_MAX, HANDSHAKE, Hello, Kind, NetError, read_frame, write_frame};
 use crate::identity::{Identity, Peer};
 use crate::profile::{Greeting, Profile};
 use crate::recovery::GivenUp;
 use crate::state::{ClusterState, NodeState};
 use crate::tls;
 use crate::types::{PROTOCOL, TypeConfig};
-use link::Link;
+use link::{Link, exchange};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -242,15 +242,6 @@ fn answer(node: u64, kind: Kind, body: Vec<u8>) -> Result<Vec<u8>, NetError> {
         Kind::Answer => Ok(body),
         _ => Err(NetError::Refused { node, why: String::from_utf8_lossy(&body).into_owned() }),
     }
-}
-
-async fn exchange(
-    stream: &mut TlsStream<TcpStream>,
-    kind: Kind,
-    body: &[u8],
-) -> std::io::Result<(Kind, Vec<u8>)> {
-    write_frame(stream, kind, body).await?;
-    read_frame(stream, FRAME_MAX).await
 }
 
 /// Makes openraft's clients.

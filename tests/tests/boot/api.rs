@@ -26,13 +26,18 @@ impl Api<'_> {
         let api = Api::sign_in(guest, &password);
         let refused = api.get("/api/v1/modules");
         assert!(refused["error"].as_str().is_some_and(|text| text.contains("must be changed")), "{refused}");
-        let body = json!({ "current": password, "new": CHOSEN });
-        guest.until("the first password is changed", SIGN_IN, || {
-            api.send("/api/v1/password", &body);
-            api.get("/api/v1/session")["must_change_password"] == false
-        });
+        api.choose(&password);
         shown.until("the screen forgets it", SOON, || !shown.screen().contains("admin, password "));
         api
+    }
+
+    /// Changes the first password to [`CHOSEN`].
+    pub(crate) fn choose(&self, first: &str) {
+        let body = json!({ "current": first, "new": CHOSEN });
+        self.guest.until("the first password is changed", SIGN_IN, || {
+            self.send("/api/v1/password", &body);
+            self.get("/api/v1/session")["must_change_password"] == false
+        });
     }
 
     pub(crate) fn sign_in<'a>(guest: &'a Guest, password: &str) -> Api<'a> {

@@ -1,31 +1,15 @@
 //! A Debian machine of somebody's own, with the package: booted, taken an agent's file, run a check.
 
-use crate::api::{Api, CHOSEN};
+use crate::api::Api;
 use crate::guest::{Disk, Guest};
+use crate::packages::{base, well};
 use crate::{BOOT, SOON, machine, said, send};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// What `debian` leaves as the first password.
 const FIRST: &str = "owner-battery-staple";
-
-fn well(command: &mut Command) {
-    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{command:?}: {text}");
-}
-
-/// The packages that the image was made of, unpacked.
-fn base() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/iso");
-    let files = std::fs::read_dir(folder).expect("make iso-test makes it").map(|file| file.unwrap().path());
-    let bases = files.filter(|path| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with("base-") && name.ends_with(".tar")
-    });
-    bases.max_by_key(|path| path.metadata().unwrap().modified().unwrap()).expect("make iso-test makes it")
-}
 
 #[test]
 #[ignore = "3 minutes of emulation: make test-iso"]
@@ -39,7 +23,7 @@ fn a_debian_machine_works_with_the_package() {
     assert!(optimised.is_file(), "make iso-test builds {}", optimised.display());
     well(Command::new(here.join("../deb/build")).arg(&optimised).arg(&package));
     let mut made = Command::new(here.join("tests/boot/debian"));
-    well(made.arg(base()).arg(&package).arg(folder.path()).arg(FIRST));
+    well(made.arg(base().expect("make iso-test makes it")).arg(&package).arg(folder.path()).arg(FIRST));
 
     let disk = Disk::of(&folder.path().join("disk"));
     let guest = Guest::direct(folder.path(), &disk);
@@ -47,11 +31,7 @@ fn a_debian_machine_works_with_the_package() {
     guest.until("its console answers", BOOT, || guest_is_well(&guest));
     said(&guest, "Debian with the package", begin.elapsed());
     let api = Api::sign_in(&guest, FIRST);
-    let body = json!({ "current": FIRST, "new": CHOSEN });
-    guest.until("the first password is changed", SOON, || {
-        api.send("/api/v1/password", &body);
-        api.get("/api/v1/session")["must_change_password"] == false
-    });
+    api.choose(FIRST);
     let page = api.curl("/cluster", &[]);
     assert!(page.contains("owner-1"), "{page}");
     send(&guest, "0.25");

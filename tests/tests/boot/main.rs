@@ -9,6 +9,8 @@ mod debian;
 mod dev;
 mod enrol;
 mod guest;
+#[path = "../support/debian.rs"]
+mod packages;
 mod wire;
 
 use api::{Api, CHOSEN};

@@ -66,17 +66,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
         let (mut tell, told) = oneshot::channel();
         let body = body.to_vec();
         *self = Link::Asked(tokio::spawn(async move {
-            let asked = async {
-                write_frame(&mut stream, kind, &body).await?;
-                read_frame(&mut stream, FRAME_MAX).await
-            };
             // Nobody waits any more: the answer may still come, and the connection is then as good as before.
             let given_up = async {
                 tell.closed().await;
                 tokio::time::sleep(late).await;
             };
             let answer = tokio::select! {
-                answer = asked => answer,
+                answer = exchange(&mut stream, kind, &body) => answer,
                 () = given_up => return None,
             };
             let good = answer.is_ok();
@@ -86,6 +82,16 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
         }));
         told.await.unwrap_or_else(|_| Err(std::io::Error::other("the question ended")))
     }
+}
+
+/// One question and its answer.
+pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    kind: Kind,
+    body: &[u8],
+) -> Answer {
+    write_frame(stream, kind, body).await?;
+    read_frame(stream, FRAME_MAX).await
 }
 
 #[cfg(test)]

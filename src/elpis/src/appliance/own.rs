@@ -33,12 +33,15 @@ pub(super) async fn setup(file: &Path) -> Result<()> {
         known.is_some() || wrong.is_empty(),
         "mend {name}, then: systemctl restart elpis-setup elpis.target"
     );
-    let wanted = match (known, &answers.name) {
-        (Some(known), _) => known.name,
-        (None, Some(name)) => name.clone(),
-        (None, None) => name_of(&nix::unistd::gethostname()?.to_string_lossy(), &name)?,
+    let identity = match known {
+        Some(known) => known,
+        None => {
+            let host = nix::unistd::gethostname()?;
+            let own = || name_of(&host.to_string_lossy(), &name);
+            let wanted = answers.name.clone().map_or_else(own, Ok)?;
+            Identity::read_or_make(Path::new(IDENTITY), Some(&wanted))?
+        }
     };
-    let identity = Identity::read_or_make(Path::new(IDENTITY), Some(&wanted))?;
     if answers.name.is_some_and(|name| name != identity.name) {
         eprintln!("elpis: {name}: this node is called {} for good", identity.name);
     }
