@@ -4,6 +4,7 @@
 use elpis_monitor::*;
 use elpis_store::testdb::TestDb;
 use elpis_store::*;
+use sqlx::Executor;
 
 const NOW: i64 = 1_795_000_000;
 
@@ -343,4 +344,37 @@ async fn the_purge_drops_what_is_old_and_keeps_months_ahead() {
     assert_eq!(store.purge(&purge, later).await.unwrap().months, 0);
     let stale = Writer { incarnation: 0, ..purge };
     assert!(matches!(store.purge(&stale, later).await, Err(CommitError::Fenced)));
+}
+
+/// MariaDB's thread of statistics holds its tables while months are made and dropped: the samples must not go with it.
+#[tokio::test]
+async fn months_wait_for_what_holds_the_tables_of_statistics() {
+    let (db, store, w) = set_up().await;
+    let clock: i64 = db.rows("SELECT UNIX_TIMESTAMP()").await.unwrap()[0].parse().unwrap();
+    let module = store.add_check(&w, &ping("10.0.0.1"), clock).await.unwrap();
+    let mut batch = Batch::new(writer("n1/network-server"));
+    batch.rows.push(Row { module: module.id, utimestamp: clock, n: 0, value: Value::Number(1.0) });
+    store.commit(&batch).await.unwrap();
+    let mut holder = db.connection().await.unwrap();
+    holder.execute("BEGIN").await.unwrap();
+    holder.fetch_all("SELECT * FROM mysql.innodb_table_stats LOCK IN SHARE MODE").await.unwrap();
+    let purge = {
+        let store = store.clone();
+        tokio::spawn(async move { store.purge(&writer("job/purge"), clock + 31 * 86_400).await.unwrap() })
+    };
+    let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db=DATABASE() AND info LIKE 'ALTER TABLE tagent_data %'";
+    while db.rows(waits).await.unwrap() == ["0"] {
+        assert!(!purge.is_finished(), "the purge did not wait");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    holder.execute("COMMIT").await.unwrap();
+    purge.await.unwrap();
+    assert_eq!(db.rows("SELECT COUNT(*) FROM tagent_data").await.unwrap(), ["1"]);
+    // A reader that stays is not waited for.
+    holder.execute("BEGIN").await.unwrap();
+    holder.fetch_all("SELECT * FROM tagent_data LIMIT 1").await.unwrap();
+    assert_eq!(store.purge(&writer("job/purge"), clock + 90 * 86_400).await.unwrap().months, 0);
+    holder.execute("COMMIT").await.unwrap();
+    assert!(store.purge(&writer("job/purge"), clock + 90 * 86_400).await.unwrap().months > 0);
+    assert_eq!(db.rows("SELECT COUNT(*) FROM tagent_data").await.unwrap(), ["0"]);
 }

@@ -9,11 +9,8 @@ use std::time::Duration;
 /// Months made beyond the current one, so that the last partition never fills.
 const AHEAD: i64 = 2;
 
-/// Statements and InnoDB's own clean-up hold the table for moments; what holds it for a second is a reader that stays.
+/// Statements hold the table for moments; what holds it for a second is a reader that stays.
 const TRIES: u32 = 10;
-/// A partition with this name is there already, or is not there.
-const SAME_NAME: u16 = 1517;
-const NO_SUCH: u16 = 1507;
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) const LIST: &str = "SELECT partition_name, COALESCE(CAST(NULLIF(partition_description, 'MAXVALUE') AS SIGNED), 0) \
@@ -33,8 +30,8 @@ pub(crate) async fn ahead(c: &mut MySqlConnection, now: i64) -> Result<(), Store
 
 /// Makes missing months up to two ahead, drops those that end at or before `oldest`. Returns how many were dropped.
 ///
-/// Never waits in the queue of the table (NOWAIT): all writers would stand behind it. A reader that stays makes it give
-/// up; then nothing happens until the next call.
+/// Never waits in the queue of the table: all writers would stand behind it. A reader that stays makes it give up; then
+/// nothing happens until the next call.
 pub(crate) async fn keep(
     c: &mut MySqlConnection,
     months: &[(String, i64)],
@@ -43,10 +40,9 @@ pub(crate) async fn keep(
 ) -> Result<u32, StoreError> {
     let (mut months, mut dropped, mut tries) = (months.to_vec(), 0, TRIES);
     while let Some(text) = next(&months, now, oldest) {
-        match c.execute(AssertSqlSafe(text)).await.map_err(|error| (crate::error::number(&error), error)) {
-            Ok(_) => {}
-            // One that ran into a lock may have been carried out all the same: the list tells.
-            Err((Some(LOCK_WAIT | SAME_NAME | NO_SUCH), _)) if tries > 0 => {
+        match alter(c, text).await.map_err(|error| (crate::error::number(&error), error)) {
+            Ok(()) => {}
+            Err((Some(LOCK_WAIT), _)) if tries > 0 => {
                 tries -= 1;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -65,6 +61,21 @@ pub(crate) async fn keep(
     Ok(dropped)
 }
 
+/// Runs one statement on the months. The table's metadata lock is had at once or not at all; what InnoDB locks inside is
+/// waited for without a limit. `ALTER TABLE NOWAIT` would limit both: MariaDB 10.11 that gets no lock on its own tables
+/// of statistics, which its background thread holds now and then, stops between the old files and the new ones, and the
+/// whole table is gone ("doesn't exist in engine").
+async fn alter(c: &mut MySqlConnection, text: String) -> Result<(), sqlx::Error> {
+    let (innodb,): (u32,) = sqlx::query_as("SELECT CAST(@@SESSION.innodb_lock_wait_timeout AS UNSIGNED)")
+        .fetch_one(&mut *c)
+        .await?;
+    c.execute("SET SESSION lock_wait_timeout=0, SESSION innodb_lock_wait_timeout=100000000").await?;
+    let done = c.execute(AssertSqlSafe(text)).await;
+    let back = format!("SET SESSION lock_wait_timeout=DEFAULT, SESSION innodb_lock_wait_timeout={innodb}");
+    c.execute(AssertSqlSafe(back)).await?;
+    done.map(|_| ())
+}
+
 /// PURE: the next statement, of numbers and names that were looked at.
 fn next(months: &[(String, i64)], now: i64, oldest: Option<i64>) -> Option<String> {
     let (open, 0) = months.last()? else { return None };
@@ -77,12 +88,12 @@ fn next(months: &[(String, i64)], now: i64, oldest: Option<i64>) -> Option<Strin
         let parts: Vec<String> =
             new.iter().map(|(name, end)| format!("PARTITION {name} VALUES LESS THAN ({end})")).collect();
         return Some(format!(
-            "ALTER TABLE tagent_data NOWAIT REORGANIZE PARTITION {open} INTO ({}, PARTITION {open} VALUES LESS THAN MAXVALUE)",
+            "ALTER TABLE tagent_data REORGANIZE PARTITION {open} INTO ({}, PARTITION {open} VALUES LESS THAN MAXVALUE)",
             parts.join(", ")
         ));
     }
     let old = months.iter().find(|(_, end)| *end > 0 && oldest.is_some_and(|oldest| *end <= oldest));
-    old.map(|(name, _)| format!("ALTER TABLE tagent_data NOWAIT DROP PARTITION {name}"))
+    old.map(|(name, _)| format!("ALTER TABLE tagent_data DROP PARTITION {name}"))
 }
 
 fn plain(name: &str) -> bool {
