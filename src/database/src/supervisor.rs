@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use verifying::Verifying;
+use verifying::{Ended, Verifying};
 
 /// How often it looks when nothing happens, and while something is to be brought about.
 const CALM: Duration = Duration::from_millis(200);
@@ -252,6 +252,7 @@ impl Supervisor {
         // Only this supervisor gives the server a source, and writes that down first; what it wrote may be lost.
         let replica = new || self.follows || self.source.node().is_some();
         let wanted = Wanted { replica, waits: !self.probe.good(false) };
+        let compares = self.verifying.runs();
         match look(&mut self.sql, instance, self.source.node(), wanted).await {
             Ok((mut local, aside)) => {
                 self.follows = aside.follows;
@@ -262,13 +263,14 @@ impl Supervisor {
                     local.source = None;
                 }
                 self.verifying.on((instance, self.memory.follows));
+                self.compared().await;
                 local.same = self.verifying.outcome == Some(true);
                 local.broken |= self.verifying.outcome == Some(false);
                 // One that could not write has no other rows than the primary.
                 local.broken |= aside.no_room && !self.disk.full_lately();
                 local.room = self.disk.room();
-                // Its threads stand still for a moment on purpose.
-                if self.verifying.runs() && !local.broken {
+                // Its threads stood still on purpose.
+                if compares && !local.broken {
                     (local.io, local.sql, local.connected) = (true, true, true);
                 }
                 (self.local, self.known) = (local, Some(instance));
@@ -306,7 +308,7 @@ impl Supervisor {
         }
         let follows = matches!(task.order, Order::Follow { verify: true, .. });
         if follows && self.local.connected && self.local.sql && !self.local.broken {
-            self.verify(&task.context.admin).await;
+            self.verify(&task.context.admin);
         } else if self.seen || !follows {
             // One look that is not answered says nothing: a comparison has a limit of its own.
             self.verifying.stop();
@@ -450,22 +452,25 @@ impl Supervisor {
     }
 
     /// Compares the copy with the primary, once since it began to follow.
-    async fn verify(&mut self, admin: &Login) {
-        match self.verifying.step().await {
-            verifying::Step::Begin => {
-                let gate = self.config.data.join("run/gate/db.sock");
-                self.verifying.begin(crate::verify::verify(self.folder.socket(), gate, admin.clone()));
-            }
-            verifying::Step::Differs(tables) => {
+    fn verify(&mut self, admin: &Login) {
+        if self.verifying.due() {
+            let gate = self.config.data.join("run/gate/db.sock");
+            self.verifying.begin(crate::verify::verify(self.folder.socket(), gate, admin.clone()));
+        }
+    }
+
+    async fn compared(&mut self) {
+        match self.verifying.ended().await {
+            Some(Ended::Differs(tables)) => {
                 let text = format!("this copy differs from the primary in {tables}; it is made anew");
                 self.events.say("database", &text);
             }
-            verifying::Step::Failed(error) => {
+            Some(Ended::Failed(error)) => {
                 self.copy_trouble(format!(
                     "this copy could not be compared with the primary: {error}; trying again"
                 ));
             }
-            verifying::Step::Nothing => {}
+            None => {}
         }
     }
 

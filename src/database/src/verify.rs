@@ -44,6 +44,7 @@ async fn compare(
     admin: Login,
 ) -> Result<Vec<String>, Error> {
     let failed = |error| Error::Sql("a look at the primary's rows", error);
+    let begin = Instant::now();
     let options = MySqlConnectOptions::new().socket(gate).username(&admin.user).password(&admin.password.0);
     let mut primary =
         options.database("elpis").disable_statement_logging().connect().await.map_err(failed)?;
@@ -55,15 +56,21 @@ async fn compare(
     let until = format!("START SLAVE UNTIL MASTER_GTID_POS='{position}'");
     local.run_made("going on to the primary's position", until).await?;
     stands_at(local, sequence(&position)).await?;
+    let reached_ms = begin.elapsed().as_millis();
     let mut here = connect(socket).await?;
     here.execute("USE elpis").await.map_err(failed)?;
     let mut differ = Vec::new();
-    for (name, question) in questions(&mut primary).await? {
+    let questions = questions(&mut primary).await?;
+    let tables_ms = begin.elapsed().as_millis();
+    for (name, question) in questions {
         let (theirs, ours) = tokio::try_join!(sum(&mut primary, &question), sum(&mut here, &question))?;
         if theirs != ours {
             differ.push(name);
         }
     }
+    // Milliseconds since it began, to tell a slow step by.
+    let rows_ms = begin.elapsed().as_millis();
+    tracing::info!(%position, reached_ms, tables_ms, rows_ms, ?differ, "rows compared with the primary's");
     let _ = primary.close().await;
     let _ = here.close().await;
     Ok(differ)

@@ -18,12 +18,10 @@ pub(super) struct Verifying {
     failed: Option<Instant>,
 }
 
-/// What is to be done or said.
-pub(super) enum Step {
-    Begin,
+/// What came of a comparison, where there is something to say.
+pub(super) enum Ended {
     Differs(String),
     Failed(Error),
-    Nothing,
 }
 
 impl Verifying {
@@ -31,6 +29,7 @@ impl Verifying {
     pub(super) fn on(&mut self, of: (u64, u64)) {
         if self.of != of {
             self.stop();
+            self.task = None;
             (self.of, self.outcome, self.failed) = (of, None, None);
         }
     }
@@ -40,9 +39,9 @@ impl Verifying {
         self.task.as_ref().is_some_and(|task| !task.is_finished())
     }
 
-    /// Gives one up; replication goes on by the next orders.
+    /// Gives one up that goes on; replication goes on by the next orders. What has ended counts.
     pub(super) fn stop(&mut self) {
-        if let Some(task) = self.task.take() {
+        if let Some(task) = self.task.take_if(|task| !task.is_finished()) {
             task.abort();
         }
     }
@@ -51,32 +50,72 @@ impl Verifying {
         self.task = Some(tokio::spawn(work));
     }
 
-    /// Returns at once.
-    pub(super) async fn step(&mut self) -> Step {
-        if self.outcome.is_some() || self.runs() {
-            return Step::Nothing;
-        }
-        let Some(task) = self.task.take() else {
-            let wait = self.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
-            return if wait { Step::Nothing } else { Step::Begin };
-        };
-        match task.await {
-            Ok(Ok(differ)) if differ.is_empty() => {
-                self.outcome = Some(true);
-                Step::Nothing
-            }
+    /// Whether one is to be begun.
+    pub(super) fn due(&self) -> bool {
+        let wait = self.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
+        self.outcome.is_none() && self.task.is_none() && !wait
+    }
+
+    /// Takes in one that has ended. Returns at once.
+    pub(super) async fn ended(&mut self) -> Option<Ended> {
+        let task = self.task.take_if(|task| task.is_finished())?;
+        let failed = match task.await {
             Ok(Ok(differ)) => {
-                self.outcome = Some(false);
-                Step::Differs(differ.join(", "))
+                self.outcome = Some(differ.is_empty());
+                return (!differ.is_empty()).then(|| Ended::Differs(differ.join(", ")));
             }
-            Ok(Err(error)) => {
-                self.failed = Some(Instant::now());
-                Step::Failed(error)
-            }
-            Err(_) => {
-                self.failed = Some(Instant::now());
-                Step::Failed(Error::Other("it was cut short".to_owned()))
-            }
+            Ok(Err(error)) => error,
+            Err(_) => Error::Other("it was cut short".to_owned()),
+        };
+        self.failed = Some(Instant::now());
+        Some(Ended::Failed(failed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ends(verifying: &Verifying) {
+        while verifying.runs() {
+            tokio::task::yield_now().await;
         }
+    }
+
+    /// The copy's threads have only just been started again then: it follows, and is not connected.
+    #[tokio::test]
+    async fn what_has_ended_counts_whatever_is_seen_afterwards() {
+        let mut verifying = Verifying::default();
+        verifying.on((7, 1));
+        verifying.begin(async { Ok(Vec::new()) });
+        ends(&verifying).await;
+        verifying.stop();
+        assert!(!verifying.due() && verifying.ended().await.is_none());
+        assert_eq!(verifying.outcome, Some(true));
+        verifying.on((7, 1));
+        assert!(!verifying.due());
+        verifying.on((7, 2));
+        assert!(verifying.due() && verifying.outcome.is_none(), "it has begun to follow anew");
+        verifying.begin(async { Ok(vec!["tevent".to_owned(), "tagent".to_owned()]) });
+        ends(&verifying).await;
+        assert!(
+            matches!(verifying.ended().await, Some(Ended::Differs(tables)) if tables == "tevent, tagent")
+        );
+        assert_eq!(verifying.outcome, Some(false));
+    }
+
+    #[tokio::test]
+    async fn one_that_goes_on_is_given_up_and_one_that_failed_is_made_again_later() {
+        let mut verifying = Verifying::default();
+        verifying.begin(std::future::pending());
+        assert!(verifying.runs() && !verifying.due());
+        verifying.stop();
+        assert!(verifying.due() && verifying.ended().await.is_none());
+        verifying.begin(async { Err(Error::Other("no".to_owned())) });
+        ends(&verifying).await;
+        assert!(matches!(verifying.ended().await, Some(Ended::Failed(_))));
+        assert!(!verifying.due() && verifying.outcome.is_none());
+        verifying.failed = verifying.failed.and_then(|failed| failed.checked_sub(AGAIN));
+        assert!(verifying.due());
     }
 }
