@@ -6,6 +6,7 @@
 
 use super::member::Member;
 use super::{Agent, locked};
+use crate::database::Group;
 use crate::key::ClusterKey;
 use crate::state::{ClusterState, Command, MANAGED, NodeState, Secret};
 use elpis_watch::{Database, NodeId, Role};
@@ -230,9 +231,10 @@ impl Trouble {
 
 async fn turn(agent: &Agent, member: &Member, term: u64, all: bool) -> Result<(), String> {
     let state = member.state();
-    let managed = |database: &&Database| database.mode == MANAGED;
-    let Some(database) = state.database.as_ref().filter(|database| database.ready || managed(database))
-    else {
+    // The nodes' own has nobody to go in as before its first copy is made.
+    let made =
+        |database: &&Database| database.mode == MANAGED && state.group.as_ref().is_some_and(Group::is_made);
+    let Some(database) = state.database.as_ref().filter(|database| database.ready || made(database)) else {
         locked(&member.accounts_error).clear();
         return Ok(());
     };

@@ -128,6 +128,12 @@ pub enum Refused {
 }
 
 impl Group {
+    /// The primary's copy is there, with its administration account: of a new group the first has to be made.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.members.get(&self.primary).is_some_and(|member| member.verified)
+    }
+
     /// A group of one, whose copy is still to be made.
     #[must_use]
     pub fn new(primary: NodeId) -> Group {

@@ -345,7 +345,7 @@ impl Planner {
             let prefer = roomier.filter(|_| short && !(dead || fell || silent || closed || isolated));
             entries.push(Entry::FailoverStart { epoch: epoch + 1, prefer });
         }
-        let made = group.members.get(&primary).is_some_and(|member| member.verified);
+        let made = group.is_made();
         if !made && head.is_some_and(leads) {
             entries.push(Entry::Verified { epoch, node: primary });
         }
