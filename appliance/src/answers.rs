@@ -18,6 +18,8 @@ pub struct Answers {
     /// `elpis.ntp=10.0.0.1,nts:time.example.org`: servers of the time, in place of Debian's; `nts:` asks for proof,
     /// `none` is Debian's.
     pub ntp: Vec<TimeServer>,
+    /// `elpis.logs=HOST:PORT` or `elpis.logs=HOST:PORT,SHA256`: where the machine's journal goes; `none` takes it back.
+    pub logs: Option<LogServer>,
     /// `elpis.join=HOST:PORT` and `elpis.words=a-b-c-d-e-f`: the cluster to join; without, one of its own is formed.
     pub join: Option<Join>,
     /// `elpis.install=vda`, `elpis.install=vda,erase`, `elpis.install=auto`: a disk to install on; the machine powers
@@ -86,6 +88,41 @@ pub fn time_sources(servers: &[TimeServer]) -> String {
     servers.iter().map(line).collect()
 }
 
+/// A server that takes the journal: syslog over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogServer {
+    /// Host and port.
+    pub address: String,
+    /// SHA-256 of its certificate, 64 small hex digits; `None` = an authority that Debian knows vouches for it.
+    pub sha256: Option<String>,
+}
+
+impl LogServer {
+    fn of(text: &str) -> Option<LogServer> {
+        let (address, sha256) =
+            text.split_once(',').map_or((text, None), |(address, sum)| (address, Some(sum)));
+        let (host, _) =
+            address.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let usable = (1..=253).contains(&host.len()) && host.chars().all(plain) && !host.starts_with('-');
+        let sha256 = sha256.map(|sum| sum.trim().replace(':', "").to_ascii_lowercase());
+        let sum = |sum: &String| sum.len() == 64 && sum.bytes().all(|digit| digit.is_ascii_hexdigit());
+        (usable && sha256.iter().all(sum)).then(|| LogServer { address: address.to_owned(), sha256 })
+    }
+
+    fn option(&self) -> String {
+        let sum = self.sha256.as_ref().map(|sum| format!(",{sum}")).unwrap_or_default();
+        format!("{}{sum}", self.address)
+    }
+
+    /// PURE: settings of the unit that sends.
+    #[must_use]
+    pub fn environment(&self) -> String {
+        let sum = self.sha256.as_ref().map(|sum| format!(" --sha256 {sum}")).unwrap_or_default();
+        format!("ELPIS_LOG_SERVER=--to {}{sum}\n", self.address)
+    }
+}
+
 /// A cluster to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
@@ -95,12 +132,13 @@ pub struct Join {
     pub words: String,
 }
 
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     "elpis.name",
     "elpis.address",
     "elpis.gateway",
     "elpis.plain",
     "elpis.ntp",
+    "elpis.logs",
     "elpis.join",
     "elpis.words",
     "elpis.install",
@@ -149,7 +187,7 @@ pub fn in_file(name: &str, bytes: &[u8]) -> Result<Vec<Said>, String> {
         let words: Vec<&str> = value.split_whitespace().collect();
         let value = match key {
             "words" => words.join("-"),
-            "plain" | "ntp" => words.join(" ").replace(", ", ",").replace(" ,", ","),
+            "plain" | "ntp" | "logs" => words.join(" ").replace(", ", ",").replace(" ,", ","),
             _ => words.join(" "),
         };
         Said { place: format!("{name}, line {number}: "), key: format!("elpis.{key}"), value }
@@ -211,6 +249,14 @@ impl Answers {
                         TimeServer::MOST
                     )),
                 },
+                "elpis.logs" if value == "none" => answers.logs = None,
+                "elpis.logs" => match LogServer::of(value) {
+                    Some(server) => answers.logs = Some(server),
+                    None => wrong.push(format!(
+                        "elpis.logs={value}: HOST:PORT of a log server is needed, and behind a comma the SHA-256 of its \
+                         certificate where no known authority has signed that; the journal stays here"
+                    )),
+                },
                 "elpis.install" => match choice_of(&value.replace(',', " ")) {
                     Ok(choice) => answers.install = Some(choice),
                     Err(_) => wrong.push(format!("elpis.install={value}: a disk is needed, as vda or vda,erase, or auto")),
@@ -259,6 +305,7 @@ impl Answers {
             let servers: Vec<String> = self.ntp.iter().map(TimeServer::option).collect();
             lines.push(format!("elpis.ntp={}", servers.join(",")));
         }
+        lines.extend(self.logs.as_ref().map(|server| format!("elpis.logs={}", server.option())));
         if let Some(join) = &self.join {
             lines.push(format!("elpis.join={}", join.address));
             lines.push(format!("elpis.words={}", join.words.replace(' ', "-")));
@@ -302,7 +349,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let line = "elpis.name=north elpis.address=10.9.0.1/24 elpis.gateway=10.9.0.254 elpis.plain=10.0.0.0/8 \
-                    elpis.ntp=10.0.0.1,nts:time.example.org elpis.join=10.0.0.1:7946 elpis.words=a-b-c-d-e-f elpis.from=disk";
+                    elpis.ntp=10.0.0.1,nts:time.example.org elpis.logs=log.example.org:6514 elpis.join=10.0.0.1:7946 elpis.words=a-b-c-d-e-f elpis.from=disk";
         let (answers, wrong) = Answers::parse(line);
         assert!(wrong.is_empty(), "{wrong:?}");
         assert_eq!(Answers::parse(&answers.options()), (answers.clone(), Vec::new()));
@@ -390,6 +437,28 @@ mod tests {
             let (answers, wrong) = Answers::parse(line);
             assert!(wrong.iter().any(|text| text.contains(why)), "{line}: {wrong:?}");
             assert_eq!(answers, Answers::default(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_log_server_is_named_with_or_without_its_certificate() {
+        let sum =
+            "63:C7:8A:81:10:D3:A5:BE:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:F3:36:AF:31:6D:F0:F4:3B";
+        let small = sum.replace(':', "").to_lowercase();
+        let (answers, wrong) =
+            Answers::read(&in_file("elpis.txt", format!("logs = 10.0.0.9:6514, {sum}").as_bytes()).unwrap());
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let server = answers.logs.clone().unwrap();
+        assert_eq!(server.environment(), format!("ELPIS_LOG_SERVER=--to 10.0.0.9:6514 --sha256 {small}\n"));
+        assert_eq!(Answers::parse(&answers.options()), (answers.clone(), Vec::new()));
+        let known = Answers::parse("elpis.logs=log.example.org:6514").0.logs.unwrap();
+        assert_eq!(known.environment(), "ELPIS_LOG_SERVER=--to log.example.org:6514\n");
+        let (none, wrong) = Answers::parse(&format!("{}elpis.logs=none", answers.options()));
+        assert!(none.logs.is_none() && wrong.is_empty());
+        for bad in ["log", "log:0", ":6514", "-to:1", "a b:1", "log:6514,", "log:6514,ab12", "log:6514;x"] {
+            let said = [Said { place: String::new(), key: "elpis.logs".into(), value: bad.into() }];
+            let (answers, wrong) = Answers::read(&said);
+            assert!(answers.logs.is_none() && wrong.len() == 1, "{bad}: {wrong:?}");
         }
     }
 }

@@ -321,10 +321,10 @@ mod tests {
                     (format!("{name}.service"), text)
                 })
                 .into(),
-            users: "elpis:x:700:700\nelpis-network-server:x:703:703\nelpis-console:x:705:705\n\
+            users: "elpis:x:700:700\nelpis-network-server:x:703:703\nelpis-console:x:705:705\nelpis-log-forwarder:x:707:707\n\
                     elpis-db-gate:x:704:704\nelpis-tentacle-server:x:701:701\n"
                 .into(),
-            groups: "elpis:x:700:\nelpis-console:x:705:\nelpis-db-gate:x:704:\nelpis-tentacle-server:x:701:\n\
+            groups: "elpis:x:700:\nelpis-console:x:705:\nelpis-log-forwarder:x:707:\nelpis-db-gate:x:704:\nelpis-tentacle-server:x:701:\n\
                      elpis-node:x:710:\nelpis-servers:x:711:\nelpis-database:x:712:\n"
                 .into(),
             owned: [
@@ -339,6 +339,7 @@ mod tests {
                 ("spool", 701, 700, 0o2770),
                 ("node.key", 700, 710, 0o600),
                 ("console/console.key", 705, 705, 0o600),
+                ("log-forwarder", 707, 707, 0o700),
             ]
             .map(|(path, uid, gid, mode)| (path.to_owned(), uid, gid, mode))
             .into(),

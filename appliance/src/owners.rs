@@ -17,7 +17,7 @@ pub struct Place {
 }
 
 /// Older ones first.
-pub const PLACES: [Place; 9] = [
+pub const PLACES: [Place; 10] = [
     own("", "elpis", "elpis-node"),
     // node.sock: all servers.
     Place { path: "run", user: "elpis", group: "elpis-servers", mode: 0o2750, files: None },
@@ -29,6 +29,7 @@ pub const PLACES: [Place; 9] = [
     // Images for updates.
     own("update", "elpis", "elpis-node"),
     own("console", "elpis-console", "elpis-console"),
+    own("log-forwarder", "elpis-log-forwarder", "elpis-log-forwarder"),
     own("tentacle", "elpis-tentacle-server", "elpis-tentacle-server"),
     // The group is the one that all files had before: a machine that falls back to such a version goes on.
     Place { path: "spool", user: "elpis-tentacle-server", group: "elpis", mode: 0o2770, files: Some(0o660) },

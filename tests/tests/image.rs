@@ -134,7 +134,9 @@ fn each_server_has_a_user_and_files_of_its_own() {
         let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/elpis ")).unwrap();
         let command = start.split(' ').next().unwrap();
         let group = words(&text, "Group=");
-        for group in group.iter().copied().chain(words(&text, "SupplementaryGroups=")) {
+        let others =
+            words(&text, "SupplementaryGroups=").into_iter().filter(|group| *group != "systemd-journal");
+        for group in group.iter().copied().chain(others) {
             assert!(known.contains(group), "{name}: the image has no group {group}");
         }
         // Those work on the machine itself, as root for a moment; the last one speaks to the node agent as itself.
@@ -147,6 +149,14 @@ fn each_server_has_a_user_and_files_of_its_own() {
             assert_eq!(user(&text), Some("elpis"));
             assert!(text.contains(" --own-users "), "it hears servers for their own roles only");
             assert!(users.insert("elpis".to_owned()));
+            continue;
+        }
+        // It reads the journal, and nothing of the node.
+        if command == "log-forwarder" {
+            assert_eq!(user(&text), Some("elpis-log-forwarder"));
+            assert_eq!(words(&text, "BindPaths="), ["/var/lib/elpis/log-forwarder"]);
+            assert!(!text.contains("BindReadOnlyPaths=") && !text.contains("ReadWritePaths="));
+            assert!(text.contains("\nTemporaryFileSystem=/var/lib/elpis:ro\n"));
             continue;
         }
         let own = format!("elpis-{command}");

@@ -40,6 +40,10 @@ const ANSWERS: &str = "/var/lib/elpis/answers";
 const ENVIRONMENT: &str = "/run/elpis-setup/environment";
 /// Where chrony reads whom to ask, made at each start.
 const TIME: &str = "/run/elpis-setup/time/elpis.sources";
+/// Where the journal goes, made at each start: what `elpis-log-forwarder` is started with; without it, it is not.
+const LOG_SERVER: &str = "/run/elpis-setup/log-server";
+/// What that unit says is wrong.
+const LOG_TROUBLE: &str = "/run/elpis-log-forwarder/trouble";
 /// Settings of the network that hold until the next start.
 const NETWORKS: &str = "/run/systemd/network";
 const COMMAND_LINE: &str = "/proc/cmdline";
@@ -140,6 +144,14 @@ async fn setup() -> Result<()> {
     }
     make_folder(TIME)?;
     fs::write(TIME, time_sources(&first.ntp)).with_context(|| format!("cannot write {TIME}"))?;
+    match &first.logs {
+        Some(server) => fs::write(LOG_SERVER, server.environment()),
+        None => fs::remove_file(LOG_SERVER).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }),
+    }
+    .with_context(|| format!("cannot write {LOG_SERVER}"))?;
     let mut set = None;
     let (address, answers) = loop {
         // A person may type one while DHCP gives none.
@@ -261,6 +273,7 @@ fn facts() -> Facts {
             .chain(stick::mistakes())
             .chain(join::failed())
             .chain(update::fell_back())
+            .chain(fs::read_to_string(LOG_TROUBLE).ok())
             .chain(audit.iter().filter(|(passed, _)| !passed).map(|(_, found)| format!("audit: {found}")))
             .collect(),
     }

@@ -7,8 +7,8 @@ mod servers;
 pub(crate) use appliance::Appliance;
 pub(crate) use dev::{Demo, Dev, Feed, Up};
 pub(crate) use servers::{
-    AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon,
-    Profile, TentacleServerOptions,
+    AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, LogForwarderOptions,
+    NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Console(ConsoleOptions),
     /// Hold the virtual addresses that the cluster gives to this node (needs CAP_NET_ADMIN and CAP_NET_RAW)
     AddressKeeper(AddressKeeperOptions),
+    /// Send this machine's journal to a log server: syslog over TLS (RFC 5424, RFC 5425)
+    LogForwarder(LogForwarderOptions),
     /// Form a cluster, let a node in, see how it stands
     #[command(subcommand)]
     Cluster(Cluster),

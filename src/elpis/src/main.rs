@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             Some(order) => operate::main(&cli.scope, operate::Order::Node(order)),
         },
         Command::AddressKeeper(options) => run::address_keeper(options),
+        Command::LogForwarder(options) => run::log_forwarder(options),
         Command::DbGate(options) => run::db_gate(options),
         Command::TentacleServer(options) => run::tentacle_server(options),
         Command::DataServer(options) => run::data_server(options),

@@ -4,8 +4,8 @@
 
 use crate::appliance::machine::Appliance;
 use crate::cli::{
-    AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, NetworkServerOptions, NodeDaemon,
-    Profile, TentacleServerOptions,
+    AddressKeeperOptions, ConsoleOptions, DataServerOptions, DbGateOptions, LogForwarderOptions,
+    NetworkServerOptions, NodeDaemon, Profile, TentacleServerOptions,
 };
 use anyhow::{Context, Result};
 use elpis_addresses::AddressError;
@@ -141,6 +141,13 @@ pub(crate) fn address_keeper(options: AddressKeeperOptions) -> ExitCode {
         Err(AddressError::Link(error)) => Err(error.into()),
         done => Ok(done?),
     })
+}
+
+pub(crate) fn log_forwarder(options: LogForwarderOptions) -> ExitCode {
+    let (host, port) = options.to;
+    let server = elpis_logs::Server { host, port, sha256: options.sha256 };
+    let config = elpis_logs::Config::new(server, options.data, options.trouble);
+    serve(async move |stop| Ok(elpis_logs::run(config, stop).await?))
 }
 
 pub(crate) fn data_server(options: DataServerOptions) -> ExitCode {

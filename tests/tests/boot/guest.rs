@@ -1,6 +1,7 @@
 //! An emulated machine that boots the image: watched through its serial screen, reached through forwarded ports of the
 //! loopback. It ends with the value.
 
+use super::logs::LogServer;
 use crate::enrol;
 use std::io::Write;
 use std::net::TcpListener;
@@ -56,7 +57,7 @@ pub(crate) fn image(name: &str) -> PathBuf {
     image
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -152,6 +153,7 @@ struct Machine<'a> {
     /// What the firmware tries first.
     first: First,
     place: Option<&'a Place>,
+    logs: Option<&'a LogServer>,
     /// More options of the kernel: it is started without a boot loader.
     options: Option<&'a str>,
     /// Folder with a kernel and an initrd of another system, which find their root by themselves.
@@ -173,6 +175,7 @@ const MACHINE: Machine<'static> = Machine {
     stick: None,
     first: First::Medium,
     place: None,
+    logs: None,
     options: None,
     direct: None,
     memory_mib: 2048,
@@ -184,9 +187,10 @@ impl Guest {
         Guest::start(Machine { firmware, medium: Some(&image("elpis-test.iso")), disk, ..MACHINE })
     }
 
-    pub(crate) fn with_stick(firmware: Firmware, stick: &Disk) -> Guest {
+    pub(crate) fn with_stick(firmware: Firmware, stick: &Disk, logs: &LogServer) -> Guest {
         let medium = image("elpis-test.iso");
-        Guest::start(Machine { firmware, medium: Some(&medium), stick: Some(stick), ..MACHINE })
+        let (stick, logs) = (Some(stick), Some(logs));
+        Guest::start(Machine { firmware, medium: Some(&medium), stick, logs, ..MACHINE })
     }
 
     pub(crate) fn from_changed_medium(medium: &Disk) -> Guest {
@@ -320,7 +324,8 @@ impl Guest {
             // Nothing of the guest leaves this machine.
             .arg("-netdev")
             .arg(format!(
-                "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{console}-:443,hostfwd=tcp:127.0.0.1:{tentacle}-:41121"
+                "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{console}-:443,hostfwd=tcp:127.0.0.1:{tentacle}-:41121{}",
+                machine.logs.map(LogServer::way).unwrap_or_default()
             ))
             .args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
         if machine.firmware != Firmware::Bios {

@@ -9,12 +9,14 @@ mod debian;
 mod dev;
 mod enrol;
 mod guest;
+mod logs;
 #[path = "../support/debian.rs"]
 mod packages;
 mod wire;
 
 use api::{Api, CHOSEN};
 use guest::{Disk, Firmware, Guest};
+use logs::LogServer;
 use serde_json::json;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,8 +33,14 @@ const SOON: Duration = Duration::from_secs(60);
 fn a_machine_works_after_its_first_boot() {
     let Some(_machine) = machine() else { return };
     // Where the firmware starts what is signed alone, nobody can type options.
-    let stick = Disk::stick("# the first of three\nname = north\ncolour = blue\n");
-    let guest = Guest::with_stick(Firmware::Secure { ours: true }, &stick);
+    let logs = LogServer::start();
+    let answers = format!(
+        "# the first of three\nname = north\ncolour = blue\nlogs = {}, {}\n",
+        logs::ADDRESS,
+        logs.sha256
+    );
+    let stick = Disk::stick(&answers);
+    let guest = Guest::with_stick(Firmware::Secure { ours: true }, &stick, &logs);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "UEFI with Secure Boot, from the medium", took);
     let screen = guest.screen();
@@ -60,6 +68,12 @@ fn a_machine_works_after_its_first_boot() {
     api.post("/api/v1/checks", &json!({ "check": "ping 127.0.0.1", "name": "loopback", "interval_s": 5 }));
     guest.until("the agent's value and the check's result", SOON, || {
         api.has("load", "0.25") && api.has("loopback", "1")
+    });
+    guest.until("the journal at the log server", SOON, || {
+        let records = logs.records();
+        [" kernel - - - ", " north elpis-node ", " north elpis-data-server "]
+            .iter()
+            .all(|text| records.contains(text))
     });
     guest.press("l", "");
     // A line of the journal, of whatever it is, or that there is none.

@@ -23,9 +23,10 @@ const FAILED: &str = "join.failed";
 /// What a reset leaves: the machine's name and answers, where it goes, why it could not, what a check of the disk found.
 const KEPT: [&str; 5] = ["identity.json", "answers", "lost+found", WANTED, FAILED];
 /// Units that a reset stops, in this order, and starts again.
-const UNITS: [&str; 8] = [
+const UNITS: [&str; 9] = [
     "elpis-form",
     "elpis-address-keeper",
+    "elpis-log-forwarder",
     "elpis-console",
     "elpis-network-server",
     "elpis-data-server",
@@ -176,7 +177,13 @@ pub(super) async fn start_anew(node: &Cluster, confirm: &str) -> Result<String> 
     let seen = status(node).await;
     // What was answered stays as far as it is this machine's: its words are used, its networks were another cluster's.
     let kept = Answers::parse(&fs::read_to_string(super::ANSWERS).unwrap_or_default()).0;
-    let kept = Answers { name: kept.name, address: kept.address, ntp: kept.ntp, ..Answers::default() };
+    let kept = Answers {
+        name: kept.name,
+        address: kept.address,
+        ntp: kept.ntp,
+        logs: kept.logs,
+        ..Answers::default()
+    };
     hand_over(Path::new(super::ANSWERS), kept.options().as_bytes())?;
     systemctl(&["start", "--no-block", RESET])?;
     Ok(match seen.filter(|seen| seen.nodes.len() > 1) {

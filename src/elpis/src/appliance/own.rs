@@ -78,8 +78,10 @@ fn told(name: &str, bytes: &[u8], kept: Option<Answers>, old: bool) -> (Answers,
         Err(why) => (Answers::default(), vec![why]),
     };
     let gateway = answers.address.as_ref().is_some_and(|address| address.gateway.is_some());
-    if answers.install.is_some() || !answers.ntp.is_empty() || gateway {
-        wrong.push(format!("{name}: install, ntp and gateway are for the appliance: this machine is yours"));
+    if answers.install.is_some() || !answers.ntp.is_empty() || answers.logs.is_some() || gateway {
+        wrong.push(format!(
+            "{name}: install, ntp, logs and gateway are for the appliance: this machine is yours"
+        ));
     }
     // A node that was given back begins without the words that were used: they are good once.
     if kept.as_ref().is_some_and(|kept| kept.join.is_none()) {
@@ -93,7 +95,16 @@ fn told(name: &str, bytes: &[u8], kept: Option<Answers>, old: bool) -> (Answers,
         wrong.push(format!("{name}: a node keeps the address it had when it began; `elpis appliance factory-reset` begins anew"));
         answers.address = None;
     }
-    (Answers { address: answers.address.or(kept.address), install: None, ntp: Vec::new(), ..answers }, wrong)
+    (
+        Answers {
+            address: answers.address.or(kept.address),
+            install: None,
+            ntp: Vec::new(),
+            logs: None,
+            ..answers
+        },
+        wrong,
+    )
 }
 
 /// PURE: the first part of a host's name, where a node may be called so.
@@ -141,9 +152,13 @@ mod tests {
         );
         assert!(wrong.is_empty(), "{wrong:?}");
         assert_eq!(answers.options().lines().count(), 4);
-        for line in
-            ["ntp = a", "install = auto", "address = 10.0.0.1/24\ngateway = 10.0.0.2", "colour = blue"]
-        {
+        for line in [
+            "ntp = a",
+            "logs = a:1",
+            "install = auto",
+            "address = 10.0.0.1/24\ngateway = 10.0.0.2",
+            "colour = blue",
+        ] {
             let (answers, wrong) = told(FILE, line.as_bytes(), None, false);
             assert!(wrong.len() == 1 && wrong[0].contains(FILE), "{line}: {wrong:?}");
             assert!(answers.ntp.is_empty() && answers.install.is_none(), "{line}");

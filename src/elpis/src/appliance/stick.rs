@@ -155,10 +155,10 @@ fn merged(kept: &str, said: Vec<Said>, old: bool) -> (Answers, Vec<String>) {
         let moves = told.address.is_some() && told.address != kept.address;
         if moves || (told.join.is_some() && told.join != kept.join) {
             wrong.push(format!(
-                "{NAME}: this machine is a node already: of the rest, ntp and plain alone are taken"
+                "{NAME}: this machine is a node already: of the rest, ntp, logs and plain alone are taken"
             ));
         }
-        new = Answers { ntp: new.ntp, plain: new.plain, ..kept };
+        new = Answers { ntp: new.ntp, logs: new.logs, plain: new.plain, ..kept };
     } else if told.install.is_some_and(|choice| choice.erase) {
         wrong.push(format!("{NAME}: a disk that holds something is erased by a person at the screen alone"));
     }

@@ -138,6 +138,23 @@ pub(crate) struct AddressKeeperOptions {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct LogForwarderOptions {
+    /// Log server; 6514 is the usual port
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    pub(crate) to: (String, u16),
+    /// SHA-256 of its certificate, hex: it and no other, whoever has signed it; without: an authority that this machine
+    /// knows has signed it for that host
+    #[arg(long, value_name = "SHA256", value_parser = sha256)]
+    pub(crate) sha256: Option<String>,
+    /// Folder for the position in the journal
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// File that says what is wrong while nothing gets out
+    #[arg(long, value_name = "PATH")]
+    pub(crate) trouble: PathBuf,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct DataServerOptions {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -170,6 +187,20 @@ pub(crate) struct ConsoleOptions {
     /// Key of the certificate (PEM)
     #[arg(long, value_name = "PATH", requires = "certificate")]
     pub(crate) certificate_key: Option<PathBuf>,
+}
+
+fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is needed")?;
+    let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+    Ok((host.trim_matches(['[', ']']).to_owned(), port))
+}
+
+fn sha256(text: &str) -> Result<String, String> {
+    let sum = text.replace(':', "").to_ascii_lowercase();
+    match sum.len() == 64 && sum.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        true => Ok(sum),
+        false => Err("64 hex digits are needed".to_owned()),
+    }
 }
 
 fn network(text: &str) -> Result<(IpAddr, u8), String> {
