@@ -16,6 +16,7 @@ mod app;
 mod assets;
 mod auth;
 mod db;
+mod fetch;
 mod graph;
 mod limit;
 mod live;
@@ -33,6 +34,7 @@ mod status;
 mod tls;
 mod update;
 
+pub use fetch::fetch;
 pub use tls::{fingerprint, make as make_certificate};
 
 use app::App;

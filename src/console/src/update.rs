@@ -9,6 +9,7 @@ use crate::pages::{Oops, View};
 use crate::refusal::Refused;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Form, Multipart, Path, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -22,6 +23,8 @@ use tokio::sync::mpsc;
 
 /// For all of an image, over a slow line too.
 const UPLOAD: Duration = Duration::from_secs(3600);
+/// What may be said of where an image is.
+const PLACE: usize = 4096;
 /// So much of a form that is refused is read: no image is larger.
 const REST: usize = 1 << 30;
 /// Parts of an image on their way through.
@@ -32,6 +35,7 @@ pub(crate) fn api() -> Router<Arc<App>> {
     Router::new()
         .route("/api/v1/update", get(plan_by_api))
         .route("/api/v1/update/image", put(image_by_api).layer(DefaultBodyLimit::disable()))
+        .route("/api/v1/update/fetch", post(fetch_by_api))
         .route("/api/v1/update/{order}", post(order_by_api))
 }
 
@@ -40,6 +44,7 @@ pub(crate) fn pages() -> Router<Arc<App>> {
     Router::new()
         .route("/cluster/update", get(page))
         .route("/cluster/update/image", post(image).layer(DefaultBodyLimit::disable()))
+        .route("/cluster/update/fetch", post(fetch_by_form).layer(DefaultBodyLimit::max(PLACE)))
         .route("/cluster/update/order", post(order))
 }
 
@@ -57,6 +62,29 @@ async fn send(app: &App, body: Body, who: &str) -> Result<Value, Refused> {
     let done = elpis_watch::upload::<Value, _>(&app.node.socket, "/v1/update/image", body, UPLOAD).await;
     tracing::info!(user = %who, done = done.is_ok(), "an image for an update");
     done.map_err(refusal)
+}
+
+/// An image that this node fetches from an address.
+async fn fetch(app: &App, address: &str, who: &str) -> Result<Value, Refused> {
+    let body = crate::fetch::fetch(address.trim()).await;
+    let body = body.map_err(|why| {
+        Refused::new(StatusCode::UNPROCESSABLE_ENTITY, format!("no image was fetched: {why}"))
+    })?;
+    // What stands behind the path may be a secret.
+    let place = address.split(['?', '#']).next();
+    tracing::info!(user = %who, place, "an image is fetched");
+    send(app, Body::new(body), who).await
+}
+
+#[derive(Deserialize)]
+struct Address {
+    url: String,
+}
+
+/// `POST /api/v1/update/fetch {"url": "https://…/elpis-VERSION.iso"}`.
+async fn fetch_by_api(State(app): State<Arc<App>>, body: Bytes) -> Answer {
+    let Address { url } = crate::api::read(&body)?;
+    Ok(Json(fetch(&app, &url, "api").await?).into_response())
 }
 
 async fn plan(app: &App) -> Result<Value, Refused> {
@@ -84,7 +112,7 @@ async fn order_by_api(State(app): State<Arc<App>>, Path(order): Path<String>, bo
 }
 
 fn unknown(order: &str) -> Refused {
-    Refused::missing(format!("there is no order {order:?}; there are start and stop"))
+    Refused::missing(format!("there is no order {order:?}; there are fetch, start and stop"))
 }
 
 async fn page(view: View, State(app): State<Arc<App>>) -> Response {
@@ -132,6 +160,25 @@ async fn image(view: View, State(app): State<Arc<App>>, mut form: Multipart) -> 
     };
     let (done, ()) = tokio::join!(send(&app, Body::from_stream(body), &view.person.name), reading);
     Ok(match done {
+        Ok(_) => Redirect::to("/cluster/update").into_response(),
+        Err(refused) => (refused.status, shown(&view, &app, &refused.text).await).into_response(),
+    })
+}
+
+#[derive(Deserialize)]
+struct Fetched {
+    url: String,
+    #[serde(flatten)]
+    confirm: Confirm,
+}
+
+async fn fetch_by_form(
+    view: View,
+    State(app): State<Arc<App>>,
+    Form(form): Form<Fetched>,
+) -> Result<Response, Oops> {
+    form.confirm.check(&view.person)?;
+    Ok(match fetch(&app, &form.url, &view.person.name).await {
         Ok(_) => Redirect::to("/cluster/update").into_response(),
         Err(refused) => (refused.status, shown(&view, &app, &refused.text).await).into_response(),
     })

@@ -370,6 +370,35 @@ async fn an_image_is_sent_and_an_update_begun_on_its_page_and_by_the_api() {
     assert!(taken.status == 200 && taken.text.contains("\"version\":\"2\""), "{}", taken.text);
     assert_eq!(web.send("PUT", "/api/v1/update/image", "I", &[]).await.status, 403);
     let refused = web.send("POST", "/api/v1/update/pause", "", &token).await;
-    assert!(refused.status == 404 && refused.text.contains("there are start and stop"), "{}", refused.text);
+    assert!(
+        refused.status == 404 && refused.text.contains("there are fetch, start and stop"),
+        "{}",
+        refused.text
+    );
     assert!(web.get("/api/v1/update").await.text.contains("\"seconds\":360"));
+
+    // From an address: what is there, what is no image, and nothing.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("http://{}", listener.local_addr().unwrap());
+    let files = axum::Router::new()
+        .route("/elpis-2.iso", axum::routing::get(|| async { "I".repeat(3 << 20) }))
+        .route("/other", axum::routing::get(|| async { "nothing" }));
+    tokio::spawn(async move { axum::serve(listener, files).await });
+    for (path, status, says) in [
+        ("elpis-2.iso", 200, "\"bytes\":3145728"),
+        ("other", 422, "it is no image of Elpis"),
+        ("none", 422, "no image was fetched: 127.0.0.1 answers 404 Not Found"),
+    ] {
+        let url = format!("{{\"url\":\"{at}/{path}\"}}");
+        let answer = web.send("POST", "/api/v1/update/fetch", &url, &token).await;
+        assert!(answer.status == status && answer.text.contains(says), "{} {}", answer.status, answer.text);
+        let form =
+            format!("csrf={csrf}&url={}", format!("{at}/{path}").replace(':', "%3A").replace('/', "%2F"));
+        let answer = web.post("/cluster/update/fetch", &form).await;
+        assert_eq!(answer.status, if status == 200 { 303 } else { status });
+        assert!(status == 200 || answer.text.contains(says), "{}", answer.text);
+    }
+    let odd = web.send("POST", "/api/v1/update/fetch", "{\"url\":\"file:///etc/passwd\"}", &token).await;
+    assert!(odd.status == 422 && odd.text.contains("is no address as https://"), "{}", odd.text);
+    assert_eq!(web.post("/cluster/update/fetch", &format!("csrf=0&url={at}")).await.status, 403);
 }

@@ -157,8 +157,9 @@ fn roles() -> clap::builder::PossibleValuesParser {
 pub(crate) enum Update {
     /// Give an image to this node: signed, and not older than what runs
     Take {
-        /// The file elpis-VERSION.iso
-        image: PathBuf,
+        /// The file elpis-VERSION.iso, or an address to fetch it from, as https://HOST/elpis-VERSION.iso
+        #[arg(value_name = "FILE|URL")]
+        image: String,
     },
     /// Say which nodes would be updated, in which order, how long it takes, and what stands against it
     Plan {

@@ -30,7 +30,7 @@ impl View {
                     section.panel.account { header { h2 { "All nodes, one after the other" } } (self.begin(plan)) }
                 }
             }
-            p.muted { "The same by API: " code { "curl -T elpis.iso https://…/api/v1/update/image" } ", then " code { "POST /api/v1/update/start" } "." }
+            p.muted { "The same by API: " code { "curl -T elpis.iso https://…/api/v1/update/image" } " or " code { "POST /api/v1/update/fetch" } ", then " code { "POST /api/v1/update/start" } "." }
         };
         // A file that is chosen must stay; a rollout is followed.
         self.show("Update", "Cluster", &Live::Refresh(if going.is_some() { 2 } else { 0 }), &body)
@@ -44,6 +44,11 @@ impl View {
                     (self.csrf())
                     label { "The file elpis-VERSION.iso" input type="file" name="image" accept=".iso" required; }
                     button.button.main { "Send it to this node" }
+                }
+                form.pad method="post" action="/cluster/update/fetch" {
+                    (self.csrf())
+                    label { "Or an address that this node fetches it from" input type="url" name="url" maxlength="2048" placeholder="https://" required; }
+                    button.button { "Fetch it" }
                 }
             }
         }

@@ -7,7 +7,6 @@ use crate::output;
 use anyhow::{Context, Result, bail};
 use elpis_watch::Method;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Duration;
 
 /// For all of an image.
@@ -95,13 +94,20 @@ fn plan_text(plan: &Value) -> String {
     text
 }
 
-async fn take(cluster: &Cluster, scope: &Scope, image: &Path) -> Result<()> {
+async fn take(cluster: &Cluster, scope: &Scope, image: &str) -> Result<()> {
     let mut why = None;
+    let far = ["http://", "https://"].iter().any(|scheme| image.starts_with(scheme));
     for place in cluster.places()? {
-        let file = tokio::fs::File::open(image).await;
-        let file = file.with_context(|| format!("cannot read {}", image.display()))?;
-        let body = elpis_watch::file_body(file);
-        match elpis_watch::upload::<Value, _>(&place.node_socket, "/v1/update/image", body, UPLOAD).await {
+        let (socket, path) = (&place.node_socket, "/v1/update/image");
+        let done = if far {
+            let body = elpis_console::fetch(image).await.map_err(anyhow::Error::msg)?;
+            elpis_watch::upload::<Value, _>(socket, path, body, UPLOAD).await
+        } else {
+            let file = tokio::fs::File::open(image).await;
+            let file = file.with_context(|| format!("cannot read {image}"))?;
+            elpis_watch::upload::<Value, _>(socket, path, elpis_watch::file_body(file), UPLOAD).await
+        };
+        match done {
             Ok(taken) => {
                 let version = taken["version"].as_str().unwrap_or("?");
                 said(scope, &taken, &format!("version {version} is on this node; next: elpis update start"));
