@@ -254,7 +254,7 @@ impl Answers {
                     Some(server) => answers.logs = Some(server),
                     None => wrong.push(format!(
                         "elpis.logs={value}: HOST:PORT of a log server is needed, and behind a comma the SHA-256 of its \
-                         certificate where no known authority has signed that; the journal stays here"
+                         certificate where no known authority has signed that"
                     )),
                 },
                 "elpis.install" => match choice_of(&value.replace(',', " ")) {

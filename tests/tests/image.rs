@@ -155,6 +155,7 @@ fn each_server_has_a_user_and_files_of_its_own() {
         if command == "log-forwarder" {
             assert_eq!(user(&text), Some("elpis-log-forwarder"));
             assert_eq!(words(&text, "BindPaths="), ["/var/lib/elpis/log-forwarder"]);
+            assert_eq!(words(&text, "SupplementaryGroups="), ["systemd-journal"]);
             assert!(!text.contains("BindReadOnlyPaths=") && !text.contains("ReadWritePaths="));
             assert!(text.contains("\nTemporaryFileSystem=/var/lib/elpis:ro\n"));
             continue;

@@ -128,7 +128,7 @@ pub enum Refused {
 }
 
 impl Group {
-    /// The primary's copy is there, with its administration account: of a new group the first has to be made.
+    /// The primary's copy is there: of a new group the first has to be made, and its administration account soon follows.
     #[must_use]
     pub fn is_made(&self) -> bool {
         self.members.get(&self.primary).is_some_and(|member| member.verified)

@@ -252,6 +252,7 @@ impl Supervisor {
         // Only this supervisor gives the server a source, and writes that down first; what it wrote may be lost.
         let replica = new || self.follows || self.source.node().is_some();
         let wanted = Wanted { replica, waits: !self.probe.good(false) };
+        self.verifying.on((instance, self.memory.follows));
         let compares = self.verifying.runs();
         match look(&mut self.sql, instance, self.source.node(), wanted).await {
             Ok((mut local, aside)) => {
@@ -262,7 +263,6 @@ impl Supervisor {
                 if local.source.is_some() && (self.source.port() != aside.port || elsewhere) {
                     local.source = None;
                 }
-                self.verifying.on((instance, self.memory.follows));
                 self.compared().await;
                 local.same = self.verifying.outcome == Some(true);
                 local.broken |= self.verifying.outcome == Some(false);

@@ -22,16 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Until the connection stands, its handshake included.
 const CONNECT: Duration = Duration::from_secs(20);
-/// Until the other side takes what is written, and until the kernel gives up what it does not acknowledge: shorter than
-/// [`crate::position::SURE_MS`].
-const TAKEN: Duration = Duration::from_secs(30);
-/// Pauses after a failure: doubled from the first to the last.
-const FIRST: Duration = Duration::from_secs(1);
-const LAST: Duration = Duration::from_secs(30);
-/// How often the position is written down.
-const KEEP: Duration = Duration::from_secs(10);
-/// Trouble that is over sooner is not shown on the screen.
-const LASTS: Duration = Duration::from_secs(60);
+/// Bytes that wait in the kernel, about: less than what is written at once, so that they are gone when that was taken.
+const QUEUE: usize = 32 << 10;
 /// Bytes that are written at once, about; and the longest line of the journal, in JSON.
 const BATCH: usize = 64 << 10;
 const LINE: usize = 1 << 20;
@@ -54,7 +46,37 @@ pub struct Config {
     pub journalctl: PathBuf,
     /// Authorities that the machine trusts, PEM.
     pub authorities: PathBuf,
+    /// Its times; tests are in a hurry.
+    pub pace: Pace,
 }
+
+/// Times of a forwarder.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Until the other side takes what is written, and until the kernel gives up what it does not acknowledge.
+    pub taken: Duration,
+    /// What was handed to a connection so long ago has arrived, or the connection would have broken: longer than `taken`.
+    pub sure: Duration,
+    /// The other side closed so long after the last record: it had read all of it, else its kernel would have said so.
+    pub quiet: Duration,
+    /// How often the position is written down.
+    pub keep: Duration,
+    /// Pauses after a failure: doubled from the first to the last.
+    pub first: Duration,
+    pub last: Duration,
+    /// Trouble that is over sooner is not shown on the screen.
+    pub lasts: Duration,
+}
+
+const PACE: Pace = Pace {
+    taken: Duration::from_secs(30),
+    sure: Duration::from_secs(35),
+    quiet: Duration::from_secs(5),
+    keep: Duration::from_secs(10),
+    first: Duration::from_secs(1),
+    last: Duration::from_secs(30),
+    lasts: Duration::from_secs(60),
+};
 
 impl Config {
     /// As Debian has it.
@@ -66,6 +88,7 @@ impl Config {
             trouble,
             journalctl: "journalctl".into(),
             authorities: "/etc/ssl/certs/ca-certificates.crt".into(),
+            pace: PACE,
         }
     }
 }
@@ -75,46 +98,57 @@ impl Config {
 /// # Errors
 /// TLS cannot be set up at all.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
-    let connector = TlsConnector::from(tls::config(&config.server, &config.authorities)?);
+    let pace = config.pace;
+    let mut trouble = Trouble::new(config.trouble.clone(), pace.lasts);
+    let tls = tls::config(&config.server, &config.authorities).inspect_err(|error| trouble.show(error));
+    let connector = TlsConnector::from(tls?);
+    let sure_ms = u64::try_from(pace.sure.as_millis()).unwrap_or(u64::MAX);
     let mut forwarder = Forwarder {
-        positions: Positions::from(kept(&config.data)),
-        trouble: Trouble::new(config.trouble.clone()),
+        positions: Positions::from(kept(&config.data), sure_ms),
+        written: kept(&config.data),
+        trouble,
         began: Instant::now(),
-        written: None,
+        unwritten: String::new(),
         config,
     };
-    let mut pause = FIRST;
+    let mut pause = pace.first;
     loop {
         let connected = tokio::select! {
             () = stop.cancelled() => break,
-            connected = connect(&forwarder.config.server, &connector) => connected,
+            connected = connect(&forwarder.config.server, &connector, pace.taken) => connected,
         };
-        let sent = match connected {
+        let ended = match connected {
             Ok(stream) => tokio::select! {
                 () = stop.cancelled() => break,
-                sent = forwarder.send(stream) => sent,
+                ended = forwarder.send(stream) => ended,
             },
-            Err(error) => Err(error),
+            Err(error) => error,
         };
+        // What lasted long enough counts; the rest is sent again.
+        forwarder.settle();
         forwarder.positions.broken();
-        if let Err(error) = sent {
-            forwarder.trouble.say(&error);
-        }
-        pause = if forwarder.trouble.is_new() { FIRST } else { (pause * 2).min(LAST) };
+        forwarder.trouble.say(&ended);
+        pause = if forwarder.trouble.is_new() { pace.first } else { (pause * 2).min(pace.last) };
         tokio::select! {
             () = stop.cancelled() => break,
             () = sleep(pause) => {}
         }
     }
-    forwarder.keep()
+    forwarder.settle();
+    Ok(())
 }
 
-async fn connect(server: &Server, connector: &TlsConnector) -> Result<TlsStream<TcpStream>, Error> {
+async fn connect(
+    server: &Server,
+    connector: &TlsConnector,
+    taken: Duration,
+) -> Result<TlsStream<TcpStream>, Error> {
     let failed = |why: String| Error::Server { server: server.to_string(), why };
     let name = tls::name(server)?;
     let connected = timeout(CONNECT, async {
         let stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
-        SockRef::from(&stream).set_tcp_user_timeout(Some(TAKEN))?;
+        SockRef::from(&stream).set_tcp_user_timeout(Some(taken))?;
+        SockRef::from(&stream).set_send_buffer_size(QUEUE)?;
         connector.connect(name, stream).await
     });
     let late = || failed(format!("no connection within {} s", CONNECT.as_secs()));
@@ -126,8 +160,9 @@ struct Forwarder {
     positions: Positions,
     trouble: Trouble,
     began: Instant,
-    /// The position as it was written down last.
+    /// The position as it was written down last, and why it could not be.
     written: Option<String>,
+    unwritten: String,
 }
 
 impl Forwarder {
@@ -135,57 +170,81 @@ impl Forwarder {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Ends with what broke.
-    async fn send(&mut self, stream: TlsStream<TcpStream>) -> Result<(), Error> {
-        let broke = |why: &str| Error::Server { server: self.config.server.to_string(), why: why.to_owned() };
-        let (closed, slow) = (broke("it closed the connection"), broke("it takes nothing"));
-        let failed = |server: &Server, error: &std::io::Error| Error::Server {
-            server: server.to_string(),
-            why: error.to_string(),
-        };
+    /// The answer is what broke.
+    async fn send(&mut self, stream: TlsStream<TcpStream>) -> Error {
+        let server = self.config.server.to_string();
+        let broke = |why: String| Error::Server { server: server.clone(), why };
+        let Pace { taken, quiet, keep, .. } = self.config.pace;
         let now = self.now_ms();
-        let mut journal = Journal::open(&self.config.journalctl, self.positions.safe(now))?;
-        tracing::info!(server = %self.config.server, "the journal goes to the log server");
+        let mut journal = match Journal::open(&self.config.journalctl, self.positions.safe(now)) {
+            Ok(journal) => journal,
+            Err(error) => return error,
+        };
+        tracing::info!(server, "the journal goes to the log server");
         let (mut answers, mut out) = tokio::io::split(stream);
-        let (mut keep, mut unasked) = (interval(KEEP), [0; 1024]);
+        let (mut keep, mut unasked, mut last) = (interval(keep), [0; 1024], Instant::now());
         loop {
             tokio::select! {
+                // That a connection broke comes before anything counts that it was given.
+                biased;
+                // A log server says nothing; that it is gone is heard here.
+                read = answers.read(&mut unasked) => {
+                    let closed = match read {
+                        Ok(0) => "it closed the connection".to_owned(),
+                        Err(error) if error.kind() == ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+                        Ok(_) => continue,
+                        Err(error) => return broke(error.to_string()),
+                    };
+                    if last.elapsed() >= quiet {
+                        self.positions.taken();
+                    }
+                    return broke(closed);
+                }
+                _ = keep.tick() => self.settle(),
                 batch = journal.batch() => {
-                    let Batch { frames, cursor } = batch?;
-                    let taken = timeout(TAKEN, async {
+                    let Batch { frames, cursor } = match batch {
+                        Ok(batch) => batch,
+                        Err(error) => return error,
+                    };
+                    let written = timeout(taken, async {
                         out.write_all(&frames).await?;
                         out.flush().await
                     });
-                    let Ok(taken) = taken.await else { return Err(slow) };
-                    taken.map_err(|error| failed(&self.config.server, &error))?;
+                    match written.await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return broke(error.to_string()),
+                        Err(_) => return broke(format!("it takes nothing for {} s", taken.as_secs())),
+                    }
+                    last = Instant::now();
                     let now = self.now_ms();
                     self.positions.sent(now, cursor);
-                    self.trouble.over();
                 }
-                // A log server says nothing; that it is gone is heard here.
-                read = answers.read(&mut unasked) => match read {
-                    Ok(0) => return Err(closed),
-                    Ok(_) => {}
-                    Err(error) => return Err(failed(&self.config.server, &error)),
-                },
-                _ = keep.tick() => self.keep()?,
             }
         }
     }
 
-    /// Writes the sure position down.
-    fn keep(&mut self) -> Result<(), Error> {
+    /// Writes the sure position down. That it moves shows that records get out; where it cannot be written they do all the
+    /// same.
+    fn settle(&mut self) {
         let now = self.now_ms();
         let safe = self.positions.safe(now).map(str::to_owned);
         if safe == self.written {
-            return Ok(());
+            return;
         }
+        self.trouble.over();
         let file = self.config.data.join("position");
         let text = format!("{VERSION}{}\n", safe.as_deref().unwrap_or_default());
-        write_whole(&file, text.as_bytes(), 0o600)
-            .map_err(|error| Error::File { what: format!("cannot write {}", file.display()), error })?;
+        match write_whole(&file, text.as_bytes(), 0o600) {
+            Ok(()) => self.unwritten.clear(),
+            Err(error) => {
+                let why = format!("cannot write {}: {error}", file.display());
+                if self.unwritten != why {
+                    tracing::warn!("{why}; the log goes out, and some of it again after a restart");
+                    self.unwritten = why;
+                }
+            }
+        }
         self.written = safe;
-        Ok(())
     }
 }
 
@@ -210,13 +269,14 @@ struct Journal {
 }
 
 impl Journal {
-    /// After the cursor; without one, since the machine was started.
+    /// From the cursor's own entry on, which is sent twice: behind it the first would be left out where it is gone. Without
+    /// one, all that there is.
     fn open(program: &Path, after: Option<&str>) -> Result<Journal, Error> {
-        let from = after.map_or("--boot".to_owned(), |cursor| format!("--after-cursor={cursor}"));
+        let from = after.map(|cursor| format!("--cursor={cursor}"));
         let started = Command::new(program)
             .args(["--output=json", "--all", "--quiet", "--follow", "--no-tail", "--no-pager"])
             .arg(format!("--output-fields={FIELDS}"))
-            .arg(from)
+            .args(from)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -246,6 +306,8 @@ impl Journal {
                 Some(Ok(line)) => line,
                 Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
                     tracing::warn!("an entry of the journal with more than {LINE} bytes was left out");
+                    // The reader says once that it is at an end, after an error of its lines.
+                    let _ = self.lines.next().now_or_never();
                     continue;
                 }
                 Some(Err(LinesCodecError::Io(error))) => return Err(Error::Journal(error.to_string())),
@@ -268,50 +330,60 @@ impl Journal {
     }
 }
 
-/// Failures in a row: logged when they are new, shown when they last.
+/// Failures since records surely got out: logged when they are new, shown when they last.
 struct Trouble {
     file: PathBuf,
+    lasts: Duration,
     since: Option<(Instant, jiff::Timestamp)>,
     said: String,
+    /// On the screen, perhaps since an earlier run.
+    shown: bool,
+    count: u32,
 }
 
 impl Trouble {
-    fn new(file: PathBuf) -> Trouble {
-        let mut trouble = Trouble { file, since: None, said: String::new() };
-        trouble.clear();
-        trouble
+    fn new(file: PathBuf, lasts: Duration) -> Trouble {
+        let shown = file.exists();
+        Trouble { file, lasts, since: None, said: String::new(), shown, count: 0 }
     }
 
-    /// It is the first since something got out.
     fn is_new(&self) -> bool {
-        self.since.is_none_or(|(since, _)| since.elapsed() < FIRST)
+        self.count <= 1
     }
 
     fn say(&mut self, error: &Error) {
+        self.count = self.count.saturating_add(1);
         let text = error.to_string();
-        let (since, at) = *self.since.get_or_insert_with(|| (Instant::now(), jiff::Timestamp::now()));
         if self.said != text {
             tracing::warn!("{text}; tried again, and nothing is lost while the journal has room");
-            self.said.clone_from(&text);
+            self.said = text;
         }
-        if since.elapsed() >= LASTS {
-            let shown = format!("no log has gone out since {}: {text}", at.strftime("%Y-%m-%d %H:%M UTC"));
-            if let Err(error) = write_whole(&self.file, shown.as_bytes(), 0o644) {
-                tracing::warn!(%error, "cannot write {}", self.file.display());
-            }
+        if self.since().0.elapsed() >= self.lasts {
+            self.show(error);
+        }
+    }
+
+    fn since(&mut self) -> (Instant, jiff::Timestamp) {
+        *self.since.get_or_insert_with(|| (Instant::now(), jiff::Timestamp::now()))
+    }
+
+    fn show(&mut self, error: &Error) {
+        let at = self.since().1.strftime("%Y-%m-%d %H:%M UTC");
+        let text = format!("no log has surely gone out since {at}: {error}");
+        match write_whole(&self.file, text.as_bytes(), 0o644) {
+            Ok(()) => self.shown = true,
+            Err(error) => tracing::warn!(%error, "cannot write {}", self.file.display()),
         }
     }
 
     fn over(&mut self) {
         if self.since.take().is_some() {
             tracing::info!("the log server takes the journal again");
-            self.said.clear();
-            self.clear();
         }
-    }
-
-    fn clear(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.file)
+        self.said.clear();
+        self.count = 0;
+        if std::mem::take(&mut self.shown)
+            && let Err(error) = std::fs::remove_file(&self.file)
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(%error, "cannot remove {}", self.file.display());

@@ -8,7 +8,7 @@ mod position;
 mod record;
 mod tls;
 
-pub use forward::{Config, run};
+pub use forward::{Config, Pace, run};
 pub use tls::Server;
 
 /// Why nothing can be sent.

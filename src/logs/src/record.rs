@@ -53,12 +53,17 @@ fn sender(entry: &Map<String, Value>) -> String {
     }
 }
 
-/// The text of a field: bytes that are no text come as a list of numbers, a field that is there twice as a list of texts.
+/// The text of a field: bytes that are no text come as a list of numbers, a field that is there twice as a
+/// list of either.
 fn field(entry: &Map<String, Value>, name: &str) -> String {
-    match entry.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => match parts.first() {
-            Some(Value::String(first)) => first.clone(),
+    entry.get(name).map(text).unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => match parts.first() {
+            Some(first @ (Value::String(_) | Value::Array(_))) => text(first),
             _ => {
                 let byte = |part: &Value| part.as_u64().and_then(|byte| u8::try_from(byte).ok());
                 let bytes: Option<Vec<u8>> = parts.iter().map(byte).collect();
@@ -115,6 +120,7 @@ mod tests {
         let bytes = framed(&line(r#""PRIORITY":"9","SYSLOG_FACILITY":"x","MESSAGE":[104,255,105]"#));
         assert_eq!(bytes, "<30>1 1970-01-01T00:00:00.000000Z - - - - - \u{feff}h\u{fffd}i");
         assert!(framed(&line(r#""MESSAGE":["first","second"]"#)).ends_with("\u{feff}first"));
+        assert!(framed(&line(r#""MESSAGE":[[104,255],"x"]"#)).ends_with("\u{feff}h\u{fffd}"));
         assert!(framed(&line(r#""MESSAGE":null"#)).ends_with("- \u{feff}"));
         assert!(
             framed(&line(r#""_COMM":"a b","MESSAGE":"a\nb\u0000c""#))

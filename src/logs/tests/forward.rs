@@ -1,7 +1,7 @@
 //! Records over real connections, from a program that stands in for journalctl.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a failed set-up step is a failed test
 
-use elpis_logs::{Config, Server, run};
+use elpis_logs::{Config, Pace, Server, run};
 use rcgen::CertifiedKey;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -10,22 +10,35 @@ use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 const SOON: Duration = Duration::from_secs(20);
-/// Goes on after the cursor that it is told, as journalctl does, and follows for ever.
+const fn ms(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+/// Nothing becomes sure by time alone.
+const SLOW: Pace = Pace {
+    taken: SOON,
+    sure: Duration::from_secs(3600),
+    quiet: Duration::from_secs(3600),
+    keep: ms(50),
+    first: ms(10),
+    last: ms(50),
+    lasts: Duration::from_secs(3600),
+};
+/// Begins with the cursor's own entry, as journalctl does, and follows for ever.
 const JOURNALCTL: &str = r#"#!/bin/sh
 for option in "$@"; do
-  case $option in --after-cursor=*) after=${option#*=} ;; esac
+  case $option in --cursor=*) from=${option#*=} ;; esac
 done
-if [ -n "$after" ]; then sed "1,/\"__CURSOR\":\"$after\"/d" "$(dirname "$0")/entries"; else cat "$(dirname "$0")/entries"; fi
+sed -n "/\"__CURSOR\":\"$from/,\$p" "$(dirname "$0")/entries"
 exec sleep 1000
 "#;
 
@@ -73,6 +86,7 @@ impl World {
         let to = Server { host: "localhost".into(), port, sha256: None };
         let mut config = Config::new(to, folder.path().to_owned(), folder.path().join("trouble"));
         (config.journalctl, config.authorities) = (journalctl, authorities);
+        config.pace = SLOW;
         World {
             folder,
             listener,
@@ -90,6 +104,23 @@ impl World {
     async fn accept(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let (stream, _) = timeout(SOON, self.listener.accept()).await.expect("nobody connects")?;
         timeout(SOON, self.acceptor.accept(stream)).await.expect("no handshake")
+    }
+
+    async fn until(&self, what: &str, good: impl Fn(&World) -> bool) {
+        let begin = Instant::now();
+        while !good(self) {
+            assert!(begin.elapsed() < SOON, "not: {what}");
+            sleep(ms(10)).await;
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        std::fs::read_to_string(&self.config.trouble).ok()
+    }
+
+    async fn end(&self, forwarder: JoinHandle<Result<(), elpis_logs::Error>>) {
+        self.stop.cancel();
+        timeout(SOON, forwarder).await.unwrap().unwrap().unwrap();
     }
 
     fn kept(&self) -> Option<String> {
@@ -131,23 +162,19 @@ async fn the_whole_journal_arrives_in_order_and_again_after_a_break() {
     let mut second = world.accept().await.unwrap();
     let all: Vec<String> = messages(&mut second, 5000).await;
     assert_eq!((all[0].as_str(), all.iter().collect::<BTreeSet<_>>().len()), ("entry 0.", 5000));
-    world.stop.cancel();
-    timeout(SOON, forwarder).await.unwrap().unwrap().unwrap();
-    assert_eq!(world.kept(), None, "nothing was sure so soon");
+    world.end(forwarder).await;
+    assert_eq!(world.kept(), None);
 }
 
 #[tokio::test]
 async fn it_goes_on_where_it_was_and_only_to_whom_it_knows() {
     let mut world = World::new(100).await;
     std::fs::write(world.folder.path().join("position"), "1 c89;\n").unwrap();
-    std::fs::write(world.folder.path().join("trouble"), "of an earlier run").unwrap();
     // Vouched for by an authority that the machine knows, for this host.
     let forwarder = world.begin();
     let mut stream = world.accept().await.unwrap();
-    assert_eq!(messages(&mut stream, 10).await.first().map(String::as_str), Some("entry 90."));
-    assert!(!world.folder.path().join("trouble").exists());
-    world.stop.cancel();
-    timeout(SOON, forwarder).await.unwrap().unwrap().unwrap();
+    assert_eq!(messages(&mut stream, 11).await.first().map(String::as_str), Some("entry 89."));
+    world.end(forwarder).await;
     assert_eq!(world.kept().as_deref(), Some("1 c89;\n"));
     // For another host, and another certificate than was named.
     for (host, sha256) in [("127.0.0.1", None), ("localhost", Some("00".repeat(32)))] {
@@ -160,9 +187,79 @@ async fn it_goes_on_where_it_was_and_only_to_whom_it_knows() {
             Err(_) => true,
         };
         assert!(refused, "{host}");
-        world.stop.cancel();
-        timeout(SOON, forwarder).await.unwrap().unwrap().unwrap();
+        world.end(forwarder).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_server_took_before_it_closed_does_not_come_again() {
+    let mut world = World::new(100).await;
+    world.config.pace.quiet = ms(100);
+    let forwarder = world.begin();
+    let mut stream = world.accept().await.unwrap();
+    messages(&mut stream, 100).await;
+    sleep(ms(300)).await;
+    stream.shutdown().await.unwrap();
+    let mut stream = world.accept().await.unwrap();
+    assert_eq!(messages(&mut stream, 1).await, ["entry 99."]);
+    world.end(forwarder).await;
+    assert_eq!(world.kept().as_deref(), Some("1 c99;\n"));
+}
+
+#[tokio::test]
+async fn an_entry_that_is_too_long_stands_in_nobodys_way() {
+    let world = World::new(10).await;
+    let entries = world.folder.path().join("entries");
+    let text = std::fs::read_to_string(&entries).unwrap();
+    std::fs::write(&entries, text.replace("entry 4.", &"x".repeat(3 << 20))).unwrap();
+    let forwarder = world.begin();
+    let mut stream = world.accept().await.unwrap();
+    let all = messages(&mut stream, 9).await;
+    assert_eq!((all[3].as_str(), all[4].as_str(), all[8].as_str()), ("entry 3.", "entry 5.", "entry 9."));
+    world.end(forwarder).await;
+}
+
+#[tokio::test]
+async fn trouble_that_lasts_is_shown_until_records_surely_get_out() {
+    let mut world = World::new(10).await;
+    world.config.pace = Pace { lasts: ms(200), sure: ms(300), ..SLOW };
+    let forwarder = world.begin();
+    // It takes connections and what comes first, and closes: nothing gets out.
+    let begin = Instant::now();
+    let mut tries = 0;
+    while world.trouble().is_none() {
+        assert!(begin.elapsed() < SOON, "nothing is shown");
+        let mut stream = world.accept().await.unwrap();
+        messages(&mut stream, 1).await;
+        tries += 1;
+    }
+    assert!(tries > 3, "shown after {tries}");
+    let shown = world.trouble().unwrap();
+    assert!(
+        shown.starts_with("no log has surely gone out since 2") && shown.contains("localhost:"),
+        "{shown}"
+    );
+    let mut stream = world.accept().await.unwrap();
+    messages(&mut stream, 10).await;
+    world.until("the trouble is over", |world| world.trouble().is_none()).await;
+    world.until("the position is kept", |world| world.kept().as_deref() == Some("1 c9;\n")).await;
+    world.end(forwarder).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_stops_nothing() {
+    let mut world = World::new(100).await;
+    world.config.data = world.folder.path().join("none");
+    world.config.pace.sure = ms(50);
+    let forwarder = world.begin();
+    let mut stream = world.accept().await.unwrap();
+    messages(&mut stream, 100).await;
+    // Sure by now, and nowhere written down.
+    sleep(ms(1500)).await;
+    drop(stream);
+    let mut stream = world.accept().await.unwrap();
+    assert_eq!(messages(&mut stream, 1).await, ["entry 99."]);
+    world.end(forwarder).await;
 }
 
 #[tokio::test]
@@ -171,4 +268,5 @@ async fn without_authorities_it_says_so_and_ends() {
     world.config.authorities = world.folder.path().join("none.pem");
     let error = timeout(SOON, world.begin()).await.unwrap().unwrap().unwrap_err();
     assert!(error.to_string().contains("cannot read"), "{error}");
+    assert!(world.trouble().is_some_and(|shown| shown.contains("cannot read")));
 }

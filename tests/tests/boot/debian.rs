@@ -1,7 +1,8 @@
 //! A Debian machine of somebody's own, with the package: booted, taken an agent's file, run a check.
 
 use crate::api::Api;
-use crate::guest::{Disk, Guest};
+use crate::disk::Disk;
+use crate::guest::Guest;
 use crate::packages::{base, well};
 use crate::{BOOT, SOON, machine, said, send};
 use serde_json::json;

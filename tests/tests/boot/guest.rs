@@ -1,7 +1,9 @@
 //! An emulated machine that boots the image: watched through its serial screen, reached through forwarded ports of the
 //! loopback. It ends with the value.
 
+use super::disk::Disk;
 use super::logs::LogServer;
+use super::terminal::{shown, tail};
 use crate::enrol;
 use std::io::Write;
 use std::net::TcpListener;
@@ -59,88 +61,6 @@ pub(crate) fn image(name: &str) -> PathBuf {
 
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A disk of a machine: it stays when the machine goes.
-pub(crate) struct Disk(tempfile::NamedTempFile);
-
-impl Disk {
-    pub(crate) fn new() -> Disk {
-        let file = tempfile::Builder::new().prefix("elpis-disk").tempfile().unwrap();
-        file.as_file().set_len(12 << 30).unwrap();
-        Disk(file)
-    }
-
-    /// A stick with answers.
-    pub(crate) fn stick(answers: &str) -> Disk {
-        let file = tempfile::Builder::new().prefix("elpis-stick").tempfile().unwrap();
-        let disk = Disk(file);
-        let image = disk.0.path().display().to_string();
-        let source = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&source, answers).unwrap();
-        let told = |program: &str, arguments: &[&str]| {
-            let done = Command::new(program).args(["-i", &image]).args(arguments).output();
-            assert!(done.as_ref().is_ok_and(|done| done.status.success()), "{program}: {done:?}");
-        };
-        told("mformat", &["-C", "-f", "1440", "-v", "ELPIS", "::"]);
-        told("mcopy", &[&source.path().display().to_string(), "::elpis.txt"]);
-        disk
-    }
-
-    /// A copy; holes stay holes.
-    pub(crate) fn copy(&self) -> Disk {
-        Disk::of(self.0.path())
-    }
-
-    /// A disk that holds what this file does.
-    pub(crate) fn of(file: &Path) -> Disk {
-        let copy = Disk::new();
-        let done = Command::new("cp").arg("--sparse=always").args([file, copy.0.path()]).status();
-        assert!(done.unwrap().success(), "no copy of a disk");
-        copy
-    }
-
-    /// The image, one bit of every 64th block of its root turned round; the file system's own tables are as they were.
-    pub(crate) fn changed_medium() -> Disk {
-        let mut bytes = std::fs::read(image("elpis-test.iso")).unwrap();
-        let root = (0..bytes.len()).step_by(2048).find(|at| bytes[*at..].starts_with(b"hsqs"));
-        let begin = root.expect("a squashfs in the image") + (1 << 20);
-        for at in (begin..begin + (40 << 20)).step_by(64 * 4096) {
-            bytes[at] ^= 1;
-        }
-        let file = tempfile::Builder::new().prefix("elpis-changed").tempfile().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        Disk(file)
-    }
-
-    /// Writes over the first megabyte of this slot, 0 or 1.
-    pub(crate) fn damage(&self, slot: u64) {
-        use std::os::unix::fs::FileExt;
-        // Parts begin at whole MiB: 1 of GRUB, 512 of the boot loaders, then the slots.
-        let begin = (1 + 1 + 512 + slot * 1_024) << 20;
-        self.0.as_file().write_all_at(&[0xaa; 1 << 20], begin).unwrap();
-    }
-
-    /// Names of the kernel images for UEFI.
-    pub(crate) fn versions(&self) -> String {
-        self.boot_part("mdir", &["-b", "::/EFI/Linux"])
-    }
-
-    /// Takes a kernel image for UEFI away, so that an older one starts; the answer gives it back.
-    pub(crate) fn without(&self, name: &str) -> impl FnOnce() {
-        let kept = tempfile::NamedTempFile::new().unwrap();
-        let (file, entry) = (kept.path().display().to_string(), format!("::/EFI/Linux/{name}"));
-        self.boot_part("mcopy", &["-o", &entry, &file]);
-        assert!(std::fs::metadata(&file).unwrap().len() > 1 << 20, "there is no {name}: {}", self.versions());
-        self.boot_part("mdel", &[&entry]);
-        move || drop(self.boot_part("mcopy", &["-o", &kept.path().display().to_string(), &entry]))
-    }
-
-    fn boot_part(&self, program: &str, arguments: &[&str]) -> String {
-        let image = format!("{}@@2M", self.0.path().display());
-        let done = Command::new(program).args(["-i", &image]).args(arguments).output();
-        String::from_utf8_lossy(&done.expect("mtools are installed by make setup").stdout).into_owned()
-    }
 }
 
 /// A machine that is not started yet.
@@ -478,63 +398,4 @@ fn extract(medium: &Path, to: &Path) -> String {
     let settings = std::fs::read_to_string(to.join("live/grub.cfg")).unwrap();
     let line = settings.lines().find_map(|line| line.strip_prefix("linux /live/vmlinuz "));
     line.expect("the boot loader's options").to_owned()
-}
-
-fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// PURE: what a terminal of 80 by 24 shows after these bytes: text, line ends, and the sequences that move and clear.
-fn shown(text: &str) -> String {
-    const ROWS: usize = 24;
-    const COLUMNS: usize = 80;
-    let mut rows = vec![vec![' '; COLUMNS]; ROWS];
-    let (mut row, mut column) = (0, 0);
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        match c {
-            '\u{1b}' => {
-                if rest.next() != Some('[') {
-                    continue;
-                }
-                let mut numbers = String::new();
-                let Some(last) = rest.by_ref().find(|c| {
-                    numbers.push(*c);
-                    c.is_ascii_alphabetic()
-                }) else {
-                    break;
-                };
-                let number = |at: usize| {
-                    let part = numbers.trim_end_matches(char::is_alphabetic).split(';').nth(at);
-                    part.and_then(|part| part.parse::<usize>().ok()).unwrap_or(1)
-                };
-                match last {
-                    'H' => (row, column) = (number(0).clamp(1, ROWS) - 1, number(1).clamp(1, COLUMNS) - 1),
-                    'J' => rows.iter_mut().for_each(|row| row.fill(' ')),
-                    _ => {}
-                }
-            }
-            '\r' => column = 0,
-            '\n' if row + 1 < ROWS => row += 1,
-            '\n' => {
-                rows.remove(0);
-                rows.push(vec![' '; COLUMNS]);
-            }
-            c if !c.is_control() => {
-                rows[row][column] = c;
-                column = (column + 1).min(COLUMNS - 1);
-            }
-            _ => {}
-        }
-    }
-    let lines: Vec<String> =
-        rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
-    lines.join("\n").trim_end().to_owned()
-}
-
-#[test]
-fn a_terminal_shows_what_was_drawn_last() {
-    let text = "loading\r\n\u{1b}[2J\u{1b}[1;2HElpis\u{1b}[3;3H\u{1b}[1;32mStarting\u{1b}[0m\u{1b}[3;3HWorking \u{1b}[3;11Hwell";
-    assert_eq!(shown(text), " Elpis\n\n  Working well");
 }

@@ -36,7 +36,7 @@ impl LogServer {
             // It ends with its input.
             .stdin(Stdio::piped())
             .stdout(File::create(folder.path().join("records")).unwrap())
-            .stderr(Stdio::null())
+            .stderr(File::create(folder.path().join("said")).unwrap())
             .spawn()
             .unwrap();
         let way = format!("exec 3<>/dev/tcp/127.0.0.1/{port}\ncat <&3 &\ncat >&3\nkill %1\n");
@@ -57,7 +57,8 @@ impl LogServer {
 
 impl Drop for LogServer {
     fn drop(&mut self) {
-        println!("log server on port {}: {} bytes", self.port, self.records().len());
+        let said = read_to_string(self.folder.path().join("said")).unwrap_or_default();
+        println!("log server on port {}: {} bytes {said}", self.port, self.records().len());
         let _ = self.server.kill();
         let _ = self.server.wait();
     }

@@ -20,13 +20,13 @@ use tokio::time::sleep;
 const WANTED: &str = "join.json";
 /// Why the last join failed.
 const FAILED: &str = "join.failed";
-/// What a reset leaves: the machine's name and answers, where it goes, why it could not, what a check of the disk found.
-const KEPT: [&str; 5] = ["identity.json", "answers", "lost+found", WANTED, FAILED];
+/// What a reset leaves: the machine's name and answers, how far its journal has been sent, where it goes, why it could not,
+/// what a check of the disk found.
+const KEPT: [&str; 6] = ["identity.json", "answers", "log-forwarder", "lost+found", WANTED, FAILED];
 /// Units that a reset stops, in this order, and starts again.
-const UNITS: [&str; 9] = [
+const UNITS: [&str; 8] = [
     "elpis-form",
     "elpis-address-keeper",
-    "elpis-log-forwarder",
     "elpis-console",
     "elpis-network-server",
     "elpis-data-server",
@@ -170,7 +170,7 @@ pub(super) async fn move_to(node: &Cluster, options: &str) -> Result<String> {
     Ok("set; this node starts anew with it".to_owned())
 }
 
-/// A person's order: everything that this machine holds is lost, but its name, address and time servers.
+/// A person's order: everything that this machine holds is lost, but its name, address, time servers and log server.
 pub(super) async fn start_anew(node: &Cluster, confirm: &str) -> Result<String> {
     let name = super::facts().name.context("this machine has no name yet, so there is nothing to lose")?;
     ensure!(confirm == name, "nothing was done: this machine's name is {name}");

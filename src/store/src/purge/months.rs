@@ -11,6 +11,9 @@ const AHEAD: i64 = 2;
 
 /// Statements hold the table for moments; what holds it for a second is a reader that stays.
 const TRIES: u32 = 10;
+/// A partition with this name is there already, or is not there: another one's statement came first.
+const SAME_NAME: u16 = 1517;
+const NO_SUCH: u16 = 1507;
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) const LIST: &str = "SELECT partition_name, COALESCE(CAST(NULLIF(partition_description, 'MAXVALUE') AS SIGNED), 0) \
@@ -42,7 +45,7 @@ pub(crate) async fn keep(
     while let Some(text) = next(&months, now, oldest) {
         match alter(c, text).await.map_err(|error| (crate::error::number(&error), error)) {
             Ok(()) => {}
-            Err((Some(LOCK_WAIT), _)) if tries > 0 => {
+            Err((Some(LOCK_WAIT | SAME_NAME | NO_SUCH), _)) if tries > 0 => {
                 tries -= 1;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -64,7 +67,8 @@ pub(crate) async fn keep(
 /// Runs one statement on the months. The table's metadata lock is had at once or not at all; what InnoDB locks inside is
 /// waited for without a limit. `ALTER TABLE NOWAIT` would limit both: MariaDB 10.11 that gets no lock on its own tables
 /// of statistics, which its background thread holds now and then, stops between the old files and the new ones, and the
-/// whole table is gone ("doesn't exist in engine").
+/// whole table is gone ("doesn't exist in engine"). While it waits for those, all users of the table wait: moments, unless
+/// somebody reads MariaDB's own statistics with locks.
 async fn alter(c: &mut MySqlConnection, text: String) -> Result<(), sqlx::Error> {
     let (innodb,): (u32,) = sqlx::query_as("SELECT CAST(@@SESSION.innodb_lock_wait_timeout AS UNSIGNED)")
         .fetch_one(&mut *c)
@@ -72,8 +76,13 @@ async fn alter(c: &mut MySqlConnection, text: String) -> Result<(), sqlx::Error>
     c.execute("SET SESSION lock_wait_timeout=0, SESSION innodb_lock_wait_timeout=100000000").await?;
     let done = c.execute(AssertSqlSafe(text)).await;
     let back = format!("SET SESSION lock_wait_timeout=DEFAULT, SESSION innodb_lock_wait_timeout={innodb}");
-    c.execute(AssertSqlSafe(back)).await?;
-    done.map(|_| ())
+    match c.execute(AssertSqlSafe(back)).await {
+        Ok(_) => done.map(|_| ()),
+        // Nobody else may get a connection with these settings: this error ends it.
+        Err(error) => {
+            Err(sqlx::Error::Protocol(format!("settings of a session were not set back: {error} ({done:?})")))
+        }
+    }
 }
 
 /// PURE: the next statement, of numbers and names that were looked at.
