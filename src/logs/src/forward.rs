@@ -124,9 +124,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             },
             Err(error) => error,
         };
-        // What lasted long enough counts; the rest is sent again.
-        forwarder.settle();
-        forwarder.positions.broken();
+        forwarder.give_up();
         forwarder.trouble.say(&ended);
         pause = if forwarder.trouble.is_new() { pace.first } else { (pause * 2).min(pace.last) };
         tokio::select! {
@@ -134,7 +132,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             () = sleep(pause) => {}
         }
     }
-    forwarder.settle();
+    forwarder.give_up();
     Ok(())
 }
 
@@ -221,6 +219,12 @@ impl Forwarder {
                 }
             }
         }
+    }
+
+    /// The connection is over. Since when is not known: what was not sure while it lived counts for nothing.
+    fn give_up(&mut self) {
+        self.positions.broken();
+        self.settle();
     }
 
     /// Writes the sure position down. That it moves shows that records get out; where it cannot be written they do all the

@@ -127,6 +127,17 @@ impl Guest {
         Guest::start(Machine { firmware, disk: Some(disk), first: First::Disk, ..MACHINE })
     }
 
+    /// From the disk, with a log server, and perhaps a stick in.
+    pub(crate) fn with_logs(
+        firmware: Firmware,
+        disk: &Disk,
+        stick: Option<&Disk>,
+        logs: &LogServer,
+    ) -> Guest {
+        let (disk, logs) = (Some(disk), Some(logs));
+        Guest::start(Machine { firmware, disk, stick, logs, first: First::Disk, ..MACHINE })
+    }
+
     /// An installation from the image of an earlier version.
     pub(crate) fn told_before(options: &str, disk: &Disk) -> Option<Guest> {
         let medium = built("elpis-before.iso");

@@ -121,9 +121,13 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     guest.press("p", "powering off");
     guest.until_off(SOON);
 
-    let guest = Guest::from_disk(Firmware::Bios, &disk);
+    let logs = LogServer::start();
+    let stick = Disk::stick(&format!("logs = {}, {}\n", logs::ADDRESS, logs.sha256));
+    let guest = Guest::with_logs(Firmware::Bios, &disk, Some(&stick), &logs);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "BIOS, from the disk", took);
+    let starts = || logs.records().matches("Linux version ").count();
+    guest.until("its journal at the log server", SOON, || starts() > 0);
     let screen = guest.screen();
     assert!(!screen.contains("in memory") && !screen.contains("Problem"), "{screen}");
     let api = Api::first(&guest, &guest);
@@ -137,9 +141,13 @@ fn a_machine_is_installed_on_a_disk_and_keeps_all_when_the_power_is_cut() {
     send(&guest, "0.5");
     drop(guest);
 
-    let guest = Guest::from_disk(Firmware::Uefi, &disk);
+    // What the stick said is kept.
+    let before = starts();
+    let guest = Guest::with_logs(Firmware::Uefi, &disk, None, &logs);
     let took = guest.until_screen("Working, can lose 0 nodes: add two more", BOOT);
     said(&guest, "UEFI, from the disk, after a power cut", took);
+    guest.until("the journal of this start, too", SOON, || starts() > before);
+    assert!(!guest.screen().contains("Problem"), "{}", guest.screen());
     assert!(!guest.screen().contains("admin, password "), "it was changed: {}", guest.screen());
     let api = Api::sign_in(&guest, CHOSEN);
     guest.until("checks go on", SOON * 2, || api.ran("loopback") > newest);
