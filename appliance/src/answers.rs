@@ -3,7 +3,9 @@
 
 use crate::disk::{Choice, choice_of};
 use crate::identity::is_name;
+use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 
 /// Answers to the questions of the first start. All may be missing: the machine asks nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,38 +90,41 @@ pub fn time_sources(servers: &[TimeServer]) -> String {
     servers.iter().map(line).collect()
 }
 
-/// A server that takes the journal: syslog over TLS.
+/// A server that takes the journal: syslog over TLS. As text `HOST:PORT` or `HOST:PORT,SHA256`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogServer {
-    /// Host and port.
-    pub address: String,
+    /// Name or IPv4 address.
+    pub host: String,
+    pub port: u16,
     /// SHA-256 of its certificate, 64 small hex digits; `None` = an authority that Debian knows vouches for it.
     pub sha256: Option<String>,
 }
 
-impl LogServer {
-    fn of(text: &str) -> Option<LogServer> {
+impl FromStr for LogServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogServer, String> {
         let (address, sha256) =
             text.split_once(',').map_or((text, None), |(address, sum)| (address, Some(sum)));
-        let (host, _) =
-            address.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))?;
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+        let port = port.parse().unwrap_or(0);
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
         let usable = (1..=253).contains(&host.len()) && host.chars().all(plain) && !host.starts_with('-');
         let sha256 = sha256.map(|sum| sum.trim().replace(':', "").to_ascii_lowercase());
         let sum = |sum: &String| sum.len() == 64 && sum.bytes().all(|digit| digit.is_ascii_hexdigit());
-        (usable && sha256.iter().all(sum)).then(|| LogServer { address: address.to_owned(), sha256 })
+        match usable && port > 0 && sha256.iter().all(sum) {
+            true => Ok(LogServer { host: host.to_owned(), port, sha256 }),
+            false => Err("HOST:PORT of a log server is needed, and behind a comma the SHA-256 of its certificate where no \
+                          known authority has signed that"
+                .to_owned()),
+        }
     }
+}
 
-    fn option(&self) -> String {
-        let sum = self.sha256.as_ref().map(|sum| format!(",{sum}")).unwrap_or_default();
-        format!("{}{sum}", self.address)
-    }
-
-    /// PURE: settings of the unit that sends.
-    #[must_use]
-    pub fn environment(&self) -> String {
-        let sum = self.sha256.as_ref().map(|sum| format!(" --sha256 {sum}")).unwrap_or_default();
-        format!("ELPIS_LOG_SERVER=--to {}{sum}\n", self.address)
+impl Display for LogServer {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)?;
+        self.sha256.iter().try_for_each(|sum| write!(f, ",{sum}"))
     }
 }
 
@@ -250,12 +255,9 @@ impl Answers {
                     )),
                 },
                 "elpis.logs" if value == "none" => answers.logs = None,
-                "elpis.logs" => match LogServer::of(value) {
-                    Some(server) => answers.logs = Some(server),
-                    None => wrong.push(format!(
-                        "elpis.logs={value}: HOST:PORT of a log server is needed, and behind a comma the SHA-256 of its \
-                         certificate where no known authority has signed that"
-                    )),
+                "elpis.logs" => match value.parse() {
+                    Ok(server) => answers.logs = Some(server),
+                    Err(why) => wrong.push(format!("elpis.logs={value}: {why}")),
                 },
                 "elpis.install" => match choice_of(&value.replace(',', " ")) {
                     Ok(choice) => answers.install = Some(choice),
@@ -305,7 +307,7 @@ impl Answers {
             let servers: Vec<String> = self.ntp.iter().map(TimeServer::option).collect();
             lines.push(format!("elpis.ntp={}", servers.join(",")));
         }
-        lines.extend(self.logs.as_ref().map(|server| format!("elpis.logs={}", server.option())));
+        lines.extend(self.logs.as_ref().map(|server| format!("elpis.logs={server}")));
         if let Some(join) = &self.join {
             lines.push(format!("elpis.join={}", join.address));
             lines.push(format!("elpis.words={}", join.words.replace(' ', "-")));
@@ -449,10 +451,10 @@ mod tests {
             Answers::read(&in_file("elpis.txt", format!("logs = 10.0.0.9:6514, {sum}").as_bytes()).unwrap());
         assert!(wrong.is_empty(), "{wrong:?}");
         let server = answers.logs.clone().unwrap();
-        assert_eq!(server.environment(), format!("ELPIS_LOG_SERVER=--to 10.0.0.9:6514 --sha256 {small}\n"));
+        assert_eq!(server.to_string(), format!("10.0.0.9:6514,{small}"));
         assert_eq!(Answers::parse(&answers.options()), (answers.clone(), Vec::new()));
         let known = Answers::parse("elpis.logs=log.example.org:6514").0.logs.unwrap();
-        assert_eq!(known.environment(), "ELPIS_LOG_SERVER=--to log.example.org:6514\n");
+        assert_eq!((known.host.as_str(), known.port, known.sha256), ("log.example.org", 6514, None));
         let (none, wrong) = Answers::parse(&format!("{}elpis.logs=none", answers.options()));
         assert!(none.logs.is_none() && wrong.is_empty());
         for bad in ["log", "log:0", ":6514", "-to:1", "a b:1", "log:6514,", "log:6514,ab12", "log:6514;x"] {

@@ -145,7 +145,7 @@ async fn setup() -> Result<()> {
     make_folder(TIME)?;
     fs::write(TIME, time_sources(&first.ntp)).with_context(|| format!("cannot write {TIME}"))?;
     match &first.logs {
-        Some(server) => fs::write(LOG_SERVER, server.environment()),
+        Some(server) => fs::write(LOG_SERVER, format!("ELPIS_LOG_SERVER={server}\n")),
         None => fs::remove_file(LOG_SERVER).or_else(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),

@@ -9,6 +9,7 @@ use crate::cli::{
 };
 use anyhow::{Context, Result};
 use elpis_addresses::AddressError;
+use elpis_appliance::answers::LogServer;
 use elpis_cluster::agent::database::Hand;
 use elpis_cluster::agent::{self, AgentConfig};
 use elpis_cluster::{profile, raft_node};
@@ -144,8 +145,8 @@ pub(crate) fn address_keeper(options: AddressKeeperOptions) -> ExitCode {
 }
 
 pub(crate) fn log_forwarder(options: LogForwarderOptions) -> ExitCode {
-    let (host, port) = options.to;
-    let server = elpis_logs::Server { host, port, sha256: options.sha256 };
+    let LogServer { host, port, sha256 } = options.to;
+    let server = elpis_logs::Server { host, port, sha256 };
     let config = elpis_logs::Config::new(server, options.data, options.trouble);
     serve(async move |stop| Ok(elpis_logs::run(config, stop).await?))
 }

@@ -1,6 +1,7 @@
 //! Options of the long-running processes.
 
 use clap::{Args, ValueEnum};
+use elpis_appliance::answers::LogServer;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -139,13 +140,10 @@ pub(crate) struct AddressKeeperOptions {
 
 #[derive(Args, Debug)]
 pub(crate) struct LogForwarderOptions {
-    /// Log server; 6514 is the usual port
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
-    pub(crate) to: (String, u16),
-    /// SHA-256 of its certificate, hex: it and no other, whoever has signed it; without: an authority that this machine
-    /// knows has signed it for that host
-    #[arg(long, value_name = "SHA256", value_parser = sha256)]
-    pub(crate) sha256: Option<String>,
+    /// Log server; 6514 is the usual port. With the SHA-256 of a certificate, hex: it and no other, whoever has signed it;
+    /// without: an authority that this machine knows has signed it for that host
+    #[arg(long, value_name = "HOST:PORT[,SHA256]")]
+    pub(crate) to: LogServer,
     /// Folder for the position in the journal
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
@@ -187,20 +185,6 @@ pub(crate) struct ConsoleOptions {
     /// Key of the certificate (PEM)
     #[arg(long, value_name = "PATH", requires = "certificate")]
     pub(crate) certificate_key: Option<PathBuf>,
-}
-
-fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is needed")?;
-    let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-    Ok((host.trim_matches(['[', ']']).to_owned(), port))
-}
-
-fn sha256(text: &str) -> Result<String, String> {
-    let sum = text.replace(':', "").to_ascii_lowercase();
-    match sum.len() == 64 && sum.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        true => Ok(sum),
-        false => Err("64 hex digits are needed".to_owned()),
-    }
 }
 
 fn network(text: &str) -> Result<(IpAddr, u8), String> {
